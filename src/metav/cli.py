@@ -1,0 +1,228 @@
+"""The command line: one function per command, no logic. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.table import Table
+
+import metav
+from metav.errors import MetavError, UsageError
+
+if TYPE_CHECKING:
+    from metav.scenarios import Scenario
+    from metav.zoo import Zoo as ZooFolder
+
+app = App(name="metav", help="Was that model derived from mine?", version=metav.__version__)
+zoo_app = App(name="zoo", help="Build, list or verify the suspects of a scenario.")
+app.command(zoo_app)
+
+Scheme = Annotated[list[str] | None, Parameter(name="--scheme", consume_multiple=True, negative="")]
+ZooPath = Annotated[Path | None, Parameter(name="--zoo")]
+
+
+@app.command
+def bench(
+    scenario: str,
+    *,
+    scheme: Scheme = None,
+    profile: str = "cpu",
+    repeats: int = 5,
+    queries: int = 100,
+    out: Path | None = None,
+    zoo: ZooPath = None,
+    jobs: int = 2,
+) -> int:
+    """Build what is missing of a scenario's zoo, construct fingerprints, and judge suspects they have not seen.
+
+    Parameters
+    ----------
+    scenario
+        warfarin.
+    scheme
+        One or more schemes, with options where wanted: metav 'metav(standardise=robust,batch=4)'.
+    profile
+        Size: smoke (seconds, for tests), cpu (the paper's full zoo on two cores) or paper.
+    repeats
+        Repetitions, each with another split of the zoo.
+    queries
+        N, the queries of a fingerprint.
+    out
+        Folder for results.json, report.md and figures; by default metav-results/SCENARIO.
+    zoo
+        The zoo's folder; by default in METAV_HOME or ~/.cache/metav.
+    jobs
+        Processes.
+    """
+    from metav import benchmark, engine, report, schemes
+    from metav.schemes.base import check_queries
+    from metav.storage import make_folder
+
+    names = scheme or ["metav"]
+    for name in names:
+        schemes.get(name)
+    check_queries(queries)
+    _at_least_one("repeats", repeats)
+    folder = make_folder(out or Path("metav-results") / scenario) if scenario else Path()
+    found = _built(scenario, profile, zoo, jobs)
+    with engine.progress_bar("constructing fingerprints", len(names) * repeats) as progress:
+        results = benchmark.run(found, names, repeats=repeats, queries=queries, jobs=jobs, progress=progress)
+    rows = report.write(folder, found.scenario, results, _command())
+    table = Table("scheme", "ARUC", "ARUC exact", "AUC", "robustness at 100 % uniqueness", "construction, s")
+    for row in rows:
+        metrics = (row[key] for key in benchmark.METRICS)
+        table.add_row(row["scheme"], *(report.cell(m) for m in metrics), report.cell(row["construct_seconds"], 1))
+    _console().print(table)
+    _console().print(f"Report, results and figures are in {folder}/: open {folder / 'report.md'}.", soft_wrap=True)
+    return 0
+
+
+@zoo_app.command
+def build(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None, jobs: int = 2) -> int:
+    """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
+    found = _built(scenario, profile, zoo, jobs)
+    _console().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
+    return 0
+
+
+@zoo_app.command(name="list")
+def list_(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None) -> int:
+    """Show each suspect: lineage, size, seconds of training, quality and agreement with the target."""
+    found = _zoo(scenario, profile, zoo)
+    found.check_settings()
+    families = {found.scenario.lineage(s.lineage).text: s for s in found.scenario.suspects}
+    records = [found.record(lineage) for lineage in found.lineages()]
+    table = Table("family", "truly", "weights", "seconds", *records[0].quality, "lineage")
+    for record in records:
+        suspect = families.get(record.lineage)
+        truly = "-" if suspect is None else ("derived" if suspect.positive else "independent")
+        family = record.lineage if record.lineage == "target" else (suspect.family if suspect else "-")
+        quality = (f"{value:.3f}" for value in record.quality.values())
+        table.add_row(family, truly, str(record.parameters), f"{record.seconds:.2f}", *quality, record.lineage)
+    _console().print(table)
+    return 0
+
+
+@zoo_app.command
+def verify(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None) -> int:
+    """Check every suspect's files against their digests; exit 1 if one is missing or damaged."""
+    found = _zoo(scenario, profile, zoo)
+    problems = found.verify()
+    for problem in problems:
+        _complain(problem)
+    total = len(found.lineages())
+    _console().print(f"{total - len(problems)} of {total} models in {found.folder} are whole.", soft_wrap=True)
+    return 1 if problems else 0
+
+
+@app.command
+def fingerprint(
+    scenario: str,
+    *,
+    scheme: str = "metav",
+    profile: str = "cpu",
+    queries: int = 100,
+    seed: int = 0,
+    out: Path,
+    zoo: ZooPath = None,
+    jobs: int = 2,
+) -> int:
+    """Construct a fingerprint of a scenario's target from its whole zoo, and save it."""
+    from metav import benchmark, schemes
+    from metav.schemes.base import check_queries
+    from metav.storage import make_folder
+
+    maker = schemes.get(scheme)
+    check_queries(queries)
+    if out.is_dir():
+        raise UsageError(f"expected a file for --out, got the folder {str(out)!r}: add a name, e.g. fp.safetensors.")
+    make_folder(out.parent)
+    found = _built(scenario, profile, zoo, jobs)
+    made = maker.construct(benchmark.ensemble(found, found.scenario.suspects), queries=queries, seed=seed)
+    digest = made.save(out)
+    _console().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
+    return 0
+
+
+@app.command
+def inspect(file: Path) -> int:
+    """Show what a fingerprint holds, after checking its digest."""
+    from metav.fingerprint import Fingerprint
+
+    found = Fingerprint.load(file)
+    table = Table(show_header=False)
+    spec = found.spec
+    facts = {
+        "queries": f"{len(found.queries)} of shape {spec.input_shape}, in [{spec.low:g}, {spec.high:g}]",
+        "answers": f"{spec.output} of shape {spec.output_shape}{f', {spec.unit}' if spec.unit else ''}",
+        "scorer": ", ".join([found.scorer.kind, *(f"{k} {v}" for k, v in found.scorer.settings().items())]),
+        "threshold": f"derived if the matching rate is above {found.threshold:g}",
+        **{name: _plain(value) for name, value in found.provenance.items()},
+        "digest": found.digest,
+    }
+    for name, value in facts.items():
+        table.add_row(name, value)
+    _console().print(table)
+    return 0
+
+
+def _zoo(name: str, profile: str, folder: Path | None) -> ZooFolder:
+    from metav import scenarios
+    from metav.zoo import Zoo
+
+    scenario: Scenario = scenarios.load(name, profile)
+    return Zoo(scenario, folder)
+
+
+def _built(name: str, profile: str, folder: Path | None, jobs: int) -> ZooFolder:
+    from metav import engine
+
+    _at_least_one("jobs", jobs)
+    found = _zoo(name, profile, folder)
+    with engine.progress_bar(f"zoo {name}", len(found.lineages())) as progress:
+        found.build(jobs=jobs, progress=progress)
+    return found
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise UsageError(f"expected --{name} of at least 1, got {value}: give a larger number.")
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _command() -> str:
+    return shlex.join(["metav", *sys.argv[1:]])
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=240)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(f"metav: {message}", style="red", soft_wrap=True, markup=False, highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, 1 (could not complete) or 2 (usage)."""
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        _complain(" ".join(str(error).split()))
+        return 2
+    except MetavError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted: run the same command again, it goes on where it was.")
+        return 130
+    return code if isinstance(code, int) else 0

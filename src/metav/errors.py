@@ -1,0 +1,46 @@
+"""A small tree of errors. Each message is one sentence: what was expected, what came, what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MetavError(Exception):
+    """Base of all errors a user can cause or must know of; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(MetavError, ValueError):
+    """A wrong argument: a name that does not exist, a number out of range."""
+
+    exit_code = 2
+
+
+class IntegrityError(MetavError, ValueError):
+    """A file is truncated, was edited, or was not written by metav."""
+
+
+class SettingsError(MetavError, ValueError):
+    """A folder or a file belongs to other settings than the ones asked for."""
+
+
+class StorageError(MetavError, OSError):
+    """A file or a folder cannot be read or written."""
+
+
+class MissingExtraError(MetavError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class SuspectError(MetavError, ValueError):
+    """A suspect answered something that no matching rate can be computed from."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """An error for a `name` that is none of the `known` ones, with the nearest of them as a suggestion."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "choose one of them."
+    return UsageError(f"expected a {kind} among {', '.join(choices)}, got {name!r}: {hint}")

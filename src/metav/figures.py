@@ -1,0 +1,108 @@
+"""Figures of results, drawn from the scores alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from metav import evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+POSITIVE, NEGATIVE, SHADE, INK = "#0072b2", "#d55e00", "#c9d9e3", "#333333"
+
+
+def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
+    """R and U against the threshold (as Fig. 5 of the paper), and beside it all test suspects by lineage.
+
+    Parameters
+    ----------
+    row
+        One row of results.json.
+    scores
+        The test suspects of all its repetitions: columns repetition, family, positive, rate, threshold.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "metav",
+        "svg.fonttype": "none",
+        "font.family": "DejaVu Sans",
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
+        curves(left, scores)
+        by_lineage(right, scores)
+        aruc, half = row["aruc"]["mean"], row["aruc"]["ci95"]
+        spread = "" if half is None else f" ± {half:.3f}"
+        left.set_title(f"ARUC {aruc:.3f}{spread} (ceiling 0.980)", loc="left", fontsize=10)
+        right.set_title("Test suspects by lineage, all repetitions", loc="left", fontsize=10)
+        figure.suptitle(
+            f"{row['scheme']} on {row['scenario']} ({row['profile']}), "
+            f"{row['queries']} queries, {row['repeats']} repetitions",
+            fontsize=11,
+            x=0.01,
+            ha="left",
+        )
+    return figure
+
+
+def curves(ax: Axes, scores: pd.DataFrame) -> Axes:
+    """Draw robustness and uniqueness, means over repetitions; the shaded area is the mean ARUC."""
+    thresholds = np.linspace(0, 1, 501)
+    r, u, both = [], [], []
+    for _, part in scores.groupby("repetition"):
+        positives = part.loc[part.positive, "rate"].to_numpy()
+        negatives = part.loc[~part.positive, "rate"].to_numpy()
+        r.append(evaluation.robustness(positives, thresholds))
+        u.append(evaluation.uniqueness(negatives, thresholds))
+        both.append(np.minimum(r[-1], u[-1]))
+    ax.fill_between(thresholds, np.mean(both, 0), color=SHADE, linewidth=0, label="min(R, U)")
+    ax.plot(thresholds, np.mean(r, 0), color=POSITIVE, linewidth=2)
+    ax.plot(thresholds, np.mean(u, 0), color=NEGATIVE, linewidth=2)
+    ax.set(xlabel="threshold on the matching rate", ylabel="share of suspects", xlim=(-0.01, 1.01), ylim=(0, 1.03))
+    ax.text(0.62, 0.55, "robustness R", color=POSITIVE, transform=ax.transAxes)
+    ax.text(0.62, 0.48, "uniqueness U", color=NEGATIVE, transform=ax.transAxes)
+    ax.text(0.62, 0.41, "shaded: min(R, U)", color=INK, transform=ax.transAxes)
+    return ax
+
+
+def by_lineage(ax: Axes, scores: pd.DataFrame) -> Axes:
+    """Draw each test suspect's matching rate in the row of its family; positives above, negatives below."""
+    families = [
+        *dict.fromkeys(scores.loc[scores.positive, "family"]),
+        *dict.fromkeys(scores.loc[~scores.positive, "family"]),
+    ]
+    jitter = np.random.default_rng(0)
+    for index, family in enumerate(families):
+        part = scores[scores.family == family]
+        colour = POSITIVE if part.positive.iloc[0] else NEGATIVE
+        height = index + jitter.uniform(-0.28, 0.28, len(part))
+        ax.scatter(part.rate, height, s=14, color=colour, alpha=0.45, linewidth=0, clip_on=False)
+        ax.plot([part.rate.mean()] * 2, [index - 0.38, index + 0.38], color=INK, linewidth=1.4)
+    ax.axvline(float(scores.threshold.iloc[0]), color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    counts = scores.family.value_counts()
+    ax.set_yticks(range(len(families)), [f"{family} ({counts[family]})" for family in families])
+    ax.invert_yaxis()
+    ax.set(xlabel="matching rate (bar: mean, dashed: threshold)", xlim=(-0.01, 1.01))
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    return ax
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write SVG (byte-identical for equal content) and PNG; return both paths."""
+    paths = [folder / f"{name}.svg", folder / f"{name}.png"]
+    figure.savefig(paths[0], metadata={"Date": None})
+    figure.savefig(paths[1], dpi=150)
+    return paths

@@ -1,0 +1,91 @@
+"""What a benchmark leaves in its folder: results.json, scores.csv, report.md and the figures."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from metav import benchmark, figures
+from metav.scenarios import Scenario
+from metav.storage import write_atomic
+
+_TITLES = {
+    "aruc": "ARUC (grid, ceiling 0.980)",
+    "aruc_exact": "ARUC (exact, ceiling 1)",
+    "auc": "AUC",
+    "robustness_at_full_uniqueness": "robustness at 100 % uniqueness",
+    "construct_seconds": "construction, s",
+    "verify_seconds": "verification of all test suspects, s",
+}
+
+
+def write(
+    folder: Path, scenario: Scenario, results: Sequence[benchmark.CellResult], command: str
+) -> list[dict[str, Any]]:
+    """Write all files into `folder`, and return the rows of results.json."""
+    rows = benchmark.rows(scenario, results, command)
+    scores = pd.concat([result.scores for result in results])
+    write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
+    write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.9g").encode())
+    names = []
+    for row in rows:
+        names.append(slug(f"{row['scenario']}-{row['scheme']}"))
+        figures.save(figures.overview(row, scores[scores.scheme == row["scheme"]]), folder, names[-1])
+    write_atomic(folder / "report.md", markdown(rows, names).encode())
+    return rows
+
+
+def slug(text: str) -> str:
+    """A file name from a scheme with options."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+def cell(summary: dict[str, Any], digits: int = 3) -> str:
+    """A mean with its interval, e.g. `0.951 ± 0.012`."""
+    half = "" if summary["ci95"] is None else f" ± {summary['ci95']:.{digits}f}"
+    return f"{summary['mean']:.{digits}f}{half}"
+
+
+def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """The report: one table of metrics over the schemes, then each scheme's figure and its rows by lineage."""
+    first = rows[0]
+    environment = first["environment"]
+    lines = [
+        f"# {first['scenario']}, profile {first['profile']}",
+        "",
+        f"`{first['command']}` on {environment['date']}: {first['repeats']} repetitions, {first['queries']} queries, "
+        f"{environment['processor']} ({environment['cores']} cores), Python {environment['python']}, "
+        f"torch {environment['torch']}, metav {environment['metav']}.",
+        "",
+        "Mean over repetitions ± half-width of the 95 % interval, test suspects only.",
+        "",
+        "| | " + " | ".join(f"`{row['scheme']}`" for row in rows) + " |",
+        "|---|" + "---|" * len(rows),
+    ]
+    for key, title in _TITLES.items():
+        digits = 2 if key.endswith("seconds") else 3
+        lines.append(f"| {title} | " + " | ".join(cell(row[key], digits) for row in rows) + " |")
+    for row, name in zip(rows, names, strict=True):
+        lines += [
+            "",
+            f"## `{row['scheme']}`",
+            "",
+            f"![R and U against the threshold, and rates by lineage]({name}.svg)",
+            "",
+            "n counts test scores over all repetitions; recognised: the share with a rate above the fingerprint's "
+            "threshold (for independent models these are false accusations).",
+            "",
+            "| lineage | truly | n | mean rate | recognised as derived |",
+            "|---|---|---|---|---|",
+        ]
+        for family, found in row["by_lineage"].items():
+            truly = "derived" if found["positive"] else "independent"
+            lines.append(
+                f"| {family} | {truly} | {found['n']} | {found['mean_rate']:.3f} | {found['recognised']:.1%} |"
+            )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,137 @@
+"""MetaV: adaptive queries and a meta-verifier, learnt together on an ensemble of models.
+
+Pan, Yan, Zhang, Yang: MetaV: A Meta-Verifier Approach to Task-Agnostic Model Fingerprinting, KDD 2022, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from metav.errors import UsageError, unknown
+from metav.fingerprint import Fingerprint
+from metav.schemes.base import Ensemble, check_queries
+from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
+from metav.spec import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaV:
+    """Algorithm 1 of the paper; the defaults are its literal reading.
+
+    Parameters
+    ----------
+    iterations, rate
+        Number of steps L and the learning rate of both Adam optimisers (section 5.5.1).
+    depth, width
+        Hidden layers of the meta-verifier and their units.
+    start
+        Where the queries start: `noise` (w ~ N(0, 1)) or `data` (public examples).
+    standardise
+        `none`: the verifier sees the answers as they are. `robust`: each answer minus its median over the ensemble at
+        the first queries, divided by its interquartile range, clipped to [-`clip`, `clip`].
+    batch
+        Positive and negative models sampled in each step, of each kind; the paper samples one.
+    query_rate
+        Learning rate of the queries where it should differ from `rate`; 0 for the same.
+    """
+
+    iterations: int = 1000
+    rate: float = 0.001
+    depth: int = 1
+    width: int = 100
+    start: str = "noise"
+    standardise: str = "none"
+    clip: float = 3.0
+    batch: int = 1
+    query_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.start not in ("noise", "data"):
+            raise unknown("start of the queries", self.start, ("noise", "data"))
+        if self.standardise not in ("none", "robust"):
+            raise unknown("standardisation", self.standardise, ("none", "robust"))
+        for name, low in (("iterations", 1), ("depth", 0), ("width", 1), ("batch", 1)):
+            if getattr(self, name) < low:
+                raise UsageError(f"expected {name} of at least {low}, got {getattr(self, name)}: change the option.")
+        for name in ("rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"expected {name} above 0, got {getattr(self, name)}: change the option.")
+
+    def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
+        """Learn N = `queries` queries and their meta-verifier; the threshold is p+ > p-."""
+        check_queries(queries)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            w, verifier = self._start(ensemble, queries, generator)
+        self._learn(ensemble, w, verifier, generator)
+        return Fingerprint(
+            queries=box(w.detach(), ensemble),
+            scorer=verifier.eval().requires_grad_(False),
+            spec=ensemble.spec,
+            threshold=0.5,
+            provenance={"scheme": "metav", "seed": seed, "options": asdict(self)},
+        )
+
+    def _learn(self, ensemble: Ensemble, w: Tensor, verifier: MetaVerifier, generator: torch.Generator) -> None:
+        """Algorithm 1, lines 5 to 12: change `w` and `verifier` in place."""
+        optimiser = torch.optim.Adam(
+            [
+                {"params": [w], "lr": self.query_rate or self.rate},
+                {"params": list(verifier.parameters()), "lr": self.rate},
+            ]
+        )
+        k = self.batch
+        for _ in range(self.iterations):
+            negatives = sample(ensemble.negatives, k, generator)
+            positives = sample(ensemble.positives, k, generator)
+            x = box(w, ensemble)
+            answers = torch.stack([model(x).flatten() for model in (*negatives, ensemble.target, *positives)])
+            log_p = verifier(answers)
+            # equation 1, to be maximised: log p+(M+) + log p+(F) + log p-(M-)
+            likelihood = (
+                log_p[k + 1 :, POSITIVE].mean() + log_p[k, POSITIVE] + log_p[:k, NEGATIVE].mean()
+            )
+            optimiser.zero_grad()
+            (-likelihood).backward()
+            optimiser.step()
+
+    def _start(self, ensemble: Ensemble, queries: int, generator: torch.Generator) -> tuple[Tensor, MetaVerifier]:
+        """Lines 3 and 4: W and the verifier before learning."""
+        w = torch.randn(queries, *ensemble.spec.input_shape, generator=generator)
+        if self.start == "data":
+            rows = torch.randint(len(ensemble.data), (queries,), generator=generator)
+            w = unbox(ensemble.data[rows], ensemble)
+        size = queries * int(torch.tensor(ensemble.spec.output_shape).prod())
+        robust = self.standardise == "robust"
+        verifier = MetaVerifier(size, self.depth, self.width, self.clip if robust else 0.0)
+        if robust:
+            x = box(w, ensemble)
+            models = (*ensemble.negatives, ensemble.target, *ensemble.positives)
+            answers = torch.stack([model(x).flatten() for model in models])
+            low, centre, high = answers.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0)
+            verifier.centre.copy_(centre)
+            verifier.scale.copy_((high - low).clamp_min(1e-6))
+        return w.requires_grad_(True), verifier
+
+
+def box(w: Tensor, ensemble: Ensemble) -> Tensor:
+    """Section 4.3: x = tanh(w), mapped affinely from [-1, 1] to the box of the inputs."""
+    low, high = ensemble.spec.low, ensemble.spec.high
+    return (high - low) / 2 * w.tanh() + (high + low) / 2
+
+
+def unbox(x: Tensor, ensemble: Ensemble) -> Tensor:
+    """Inverse of `box`; inputs on the border are moved a little inside, where tanh still has a slope."""
+    low, high = ensemble.spec.low, ensemble.spec.high
+    return ((2 * x - high - low) / (high - low)).clamp(-0.99, 0.99).atanh()
+
+
+def sample(models: Sequence[Model], count: int, generator: torch.Generator) -> list[Model]:
+    """Draw `count` models, uniformly and with replacement."""
+    drawn = torch.randint(len(models), (count,), generator=generator)
+    return [models[index] for index in drawn.tolist()]

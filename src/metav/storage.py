@@ -1,0 +1,131 @@
+"""Files that are whole or absent: atomic writes, and tensors that carry the digest of their own content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from metav.errors import IntegrityError, StorageError
+
+Tensors = dict[str, torch.Tensor]
+_KEY = "metav"  # one metadata key only: the order of several is not stable from one file to the next
+
+
+def canonical_json(value: Any) -> str:
+    """`value` as JSON with sorted keys and no spaces, so that equal values give equal texts."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def make_folder(path: Path) -> Path:
+    """Create the folder `path` if it is not there, and check that files can be written in it.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be made or not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"expected a folder that can be written to, got {str(path)!r} ({error.strerror}): "
+            "choose another with --out, --zoo or METAV_HOME."
+        ) from error
+    return path
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"expected to write {str(path)!r}, got {error.strerror!r}: choose a folder you may write to."
+        ) from error
+
+
+def digest(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of named tensors and of JSON-able metadata: names, types, shapes, values."""
+    sha = hashlib.sha256(canonical_json(dict(meta)).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> str:
+    """Write one safetensors file that holds `tensors`, `meta` and the digest of both; return the digest."""
+    content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    signature = digest(content, meta)
+    text = canonical_json({**meta, "digest": signature})
+    write_atomic(path, save(content, metadata={_KEY: text}))
+    return signature
+
+
+def load_tensors(path: Path, next_step: str) -> tuple[Tensors, dict[str, Any]]:
+    """Read a file of `save_tensors` and check it against its digest.
+
+    Parameters
+    ----------
+    path
+        The file.
+    next_step
+        What the user should do when the file is bad; the end of the error's sentence.
+
+    Returns
+    -------
+    tensors, meta
+        As they were saved; `meta` has the further key `digest`.
+
+    Raises
+    ------
+    StorageError
+        There is no such file, or it may not be read.
+    IntegrityError
+        The file is truncated, not of metav, or its content is not what its digest says.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        expected = meta.pop("digest")
+        got = digest(tensors, meta)
+    except OSError as error:
+        raise StorageError(
+            f"expected a file at {str(path)!r}, got {error.strerror or error}: {next_step}"
+        ) from error
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"expected a whole safetensors file of metav at {str(path)!r}, "
+            f"got a truncated or foreign one ({error}): {next_step}"
+        ) from error
+    if got != expected:
+        raise IntegrityError(
+            f"expected content with digest {str(expected)[:12]} in {str(path)!r}, got {got[:12]}, "
+            f"so the file was changed after it was written: {next_step}"
+        )
+    return tensors, {**meta, "digest": expected}

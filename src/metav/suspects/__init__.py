@@ -1,0 +1,33 @@
+"""Ways to make a suspect, one file each.
+
+Positive suspects (derived from the target)
+    pruning       weight pruning `wp`, filter pruning `fp`
+    finetuning    fine-tuning `ftll` `ftal` `ft`, partial retraining `rtll` `rtal` `rt`
+    distillation  students `distill`
+Negative suspects
+    independent   training from scratch
+
+They compose: `target>wp(0.3)>ftal(public,10ep,lr=0.001,batch=64,seed=2)`; `lineage` reads such a text.
+"""
+
+from metav.suspects.base import Draft, Fresh, Step, Training
+from metav.suspects.distillation import Distillation
+from metav.suspects.finetuning import FineTuning, Retraining
+from metav.suspects.independent import Independent
+from metav.suspects.lineage import Lineage, parse
+from metav.suspects.pruning import FilterPruning, WeightPruning
+
+__all__ = [
+    "Distillation",
+    "Draft",
+    "FilterPruning",
+    "FineTuning",
+    "Fresh",
+    "Independent",
+    "Lineage",
+    "Retraining",
+    "Step",
+    "Training",
+    "WeightPruning",
+    "parse",
+]

@@ -1,0 +1,83 @@
+"""What every way to make a suspect shares: the training it asks for, and the draft it hands to the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import nn
+
+from metav.errors import UsageError
+
+Fresh: TypeAlias = Callable[[str, int], nn.Module]
+"""A new model from the name of its architecture and the seed of its weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How one model is trained: on which `data` (a part of the scenario, e.g. `own` or `public`), and how long.
+
+    `epochs` and `batch` (examples a step) are at least 1, `lr` (Adam's rate) is above 0; `seed` fixes the initial
+    weights of new layers and the order of the examples.
+    """
+
+    data: str
+    epochs: int
+    lr: float
+    batch: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, value, low in (("epochs", self.epochs, 1), ("batch", self.batch, 1), ("seed", self.seed, 0)):
+            if value < low:
+                raise UsageError(f"expected {name} of at least {low}, got {value}: change the lineage.")
+        if not self.lr > 0:
+            raise UsageError(f"expected a learning rate lr above 0, got {self.lr}: change the lineage.")
+
+
+@dataclass(kw_only=True)
+class Draft:
+    """A model before its training, and what to train: the trainer changes `model` in place.
+
+    `training` is None where nothing is left to train. `trainable` names the parameters that may change; a `teacher`
+    gives the targets of a distillation.
+    """
+
+    model: nn.Module
+    training: Training | None = None
+    trainable: tuple[str, ...] = ()
+    teacher: nn.Module | None = None
+
+
+class Step(Protocol):
+    """One link of a lineage: from a parent model to the draft of its descendant."""
+
+    def draft(self, parent: nn.Module, fresh: Fresh) -> Draft:
+        """Return the descendant of `parent` before training; the parent is not changed."""
+        ...
+
+
+def all_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of all parameters of `model`."""
+    return tuple(name for name, _ in model.named_parameters())
+
+
+def layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers of `model` in order: modules that own a weight of two or more dimensions (linear, convolution)."""
+    found = []
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.dim() >= 2:
+            found.append((name, module))
+    return found
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generator inside, and put it back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

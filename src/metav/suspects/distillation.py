@@ -1,0 +1,26 @@
+"""Distillation: a student of any architecture learns from the target's answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from metav.suspects.base import Draft, Fresh, Training, all_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Training):
+    """Train a new model of architecture `student` on the parent's answers (MetaV, section 5.2, item 3).
+
+    How teacher and true labels are mixed is the trainer's: for regression, teacher annealing (Clark et al., ACL 2019,
+    section 3: the target moves linearly from the teacher's answer to the label). As a lineage:
+    `target>distill(public,30ep,student=M,lr=0.001,batch=64,seed=3)`.
+    """
+
+    student: str
+
+    def draft(self, parent: nn.Module, fresh: Fresh) -> Draft:
+        """Return the new student with the parent as its teacher."""
+        model = fresh(self.student, self.seed)
+        return Draft(model=model, training=self, trainable=all_names(model), teacher=parent)

@@ -1,0 +1,82 @@
+"""Compression: weight pruning (WP) and filter pruning (FP). Nothing is trained."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.utils import prune
+
+from metav.errors import UsageError
+from metav.suspects.base import Draft, Fresh, layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightPruning:
+    """Set the `ratio` weights of smallest magnitude to zero (MetaV, section 3.3).
+
+    With `scope` "layer" the ratio holds in each layer, with "global" over all layers together. Biases stay. As a
+    lineage: `wp(0.3)` or `wp(0.3,global)`.
+    """
+
+    ratio: float
+    scope: str = "layer"
+
+    def __post_init__(self) -> None:
+        _check_ratio(self.ratio)
+        if self.scope not in ("layer", "global"):
+            raise UsageError(f"expected scope layer or global, got {self.scope!r}: change the lineage.")
+
+    def draft(self, parent: nn.Module, fresh: Fresh) -> Draft:
+        """Return a pruned copy of `parent`."""
+        model = deepcopy(parent)
+        weights = [(layer, "weight") for _, layer in layers(model)]
+        for layer, name in weights:  # magnitude pruning views the weight as one vector, whatever its memory format
+            getattr(layer, name).data = getattr(layer, name).data.contiguous()
+        if self.scope == "global":
+            prune.global_unstructured(weights, prune.L1Unstructured, amount=self.ratio)
+        else:
+            for layer, name in weights:
+                prune.l1_unstructured(layer, name, self.ratio)
+        for layer, name in weights:
+            prune.remove(layer, name)
+        return Draft(model=model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterPruning:
+    """Set the `ratio` filters of smallest L1 norm to zero in every convolution, with their biases.
+
+    MetaV, section 5.2, item 1 (ratios k/16). As a lineage: `fp(0.25)`. Needs at least one convolution.
+    """
+
+    ratio: float
+
+    def __post_init__(self) -> None:
+        _check_ratio(self.ratio)
+
+    def draft(self, parent: nn.Module, fresh: Fresh) -> Draft:
+        """Return a copy of `parent` with filters set to zero."""
+        model = deepcopy(parent)
+        convolutions = [layer for _, layer in layers(model) if hasattr(layer, "kernel_size")]
+        if not convolutions:
+            raise UsageError("expected a model with convolutions for fp, got one without: use wp(ratio) instead.")
+        for layer in convolutions:
+            transposed = bool(getattr(layer, "transposed", False))
+            weight = layer.weight
+            assert isinstance(weight, nn.Parameter)  # noqa: S101 (for the type checker: layers() saw it)
+            weight.data = weight.data.contiguous()
+            filters = weight.data.transpose(0, 1) if transposed else weight.data
+            count = round(self.ratio * len(filters))
+            smallest = filters.abs().flatten(1).sum(1).argsort(stable=True)[:count]
+            filters[smallest] = 0.0
+            if isinstance(layer.bias, nn.Parameter):
+                layer.bias.data[smallest] = 0.0
+        return Draft(model=model)
+
+
+def _check_ratio(ratio: float) -> None:
+    if not 0 < ratio < 1:
+        raise UsageError(f"expected a pruning ratio above 0 and below 1, got {ratio}: change the lineage.")
+

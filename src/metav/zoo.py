@@ -1,0 +1,287 @@
+"""The suspects of one scenario on disk: addressed by lineage, resumable, checked against digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from torch import nn
+
+from metav import engine
+from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
+from metav.scenarios import Scenario
+from metav.storage import canonical_json, load_tensors, make_folder, save_tensors, write_atomic
+from metav.suspects import Draft, Lineage
+
+FORMAT = 1
+GROUP = 16  # models of one architecture trained side by side: more bring little, fewer spread better over processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What the zoo keeps of a suspect besides its weights.
+
+    `digest` is that of the weights; `parameters` counts them; `seconds` is its share of its group's training;
+    `quality` holds the scenario's figures, e.g. error and agreement with the target.
+    """
+
+    lineage: str
+    digest: str
+    parameters: int
+    seconds: float
+    quality: dict[str, float]
+
+
+def home() -> Path:
+    """The cache folder: `METAV_HOME`, by default `~/.cache/metav`."""
+    return Path(os.environ.get("METAV_HOME") or Path.home() / ".cache" / "metav")
+
+
+class Zoo:
+    """The suspects of `scenario` in `folder` (by default below the cache folder).
+
+    A suspect's identity is a hash of its full lineage (which holds its parents') and of the scenario's settings. Its
+    weights are written first and its record last, both atomically, so that a suspect is there in whole or not at all.
+    """
+
+    def __init__(self, scenario: Scenario, folder: Path | None = None) -> None:
+        self.scenario = scenario
+        self.folder = folder or home() / "zoo" / scenario.name / scenario.profile
+        self.settings = {"format": str(FORMAT), **scenario.settings()}
+
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    def identity(self, lineage: str) -> str:
+        """Identity of a lineage: 16 hex digits that name its files."""
+        text = canonical_json([self.settings, self.scenario.lineage(lineage).full])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def lineages(self) -> list[str]:
+        """All lineages of the zoo in canonical form: target, suspects, and any model between the two."""
+        found: dict[str, None] = {}
+        for text in ("target", *(suspect.lineage for suspect in self.scenario.suspects)):
+            chain = []
+            parent: str | None = text
+            while parent is not None:
+                lineage = self.scenario.lineage(parent)
+                chain.append(lineage.text)
+                parent = lineage.parent
+            found.update(dict.fromkeys(reversed(chain)))
+        return list(found)
+
+    def _weights(self, lineage: str) -> Path:
+        return self.folder / f"{self.identity(lineage)}.safetensors"
+
+    def _record(self, lineage: str) -> Path:
+        return self.folder / f"{self.identity(lineage)}.json"
+
+    def _mend(self, path: Path) -> str:
+        return f"delete {path.name} there and run metav zoo build {self.scenario.name} again."
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def check_settings(self) -> None:
+        """Compare the folder's settings with the scenario's.
+
+        Raises
+        ------
+        SettingsError
+            The folder holds a zoo of other settings; the message names the first that differs, with both values.
+        StorageError
+            There is no zoo in the folder.
+        """
+        path = self.folder / "zoo.json"
+        try:
+            found = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"expected a zoo in {str(self.folder)!r}, got none: run metav zoo build {self.scenario.name} first."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise IntegrityError(
+                f"expected the settings of a zoo in {str(path)!r}, got {error}: build in another folder."
+            ) from error
+        for name, value in self.settings.items():
+            if found.get(name) != value:
+                raise SettingsError(
+                    f"expected a zoo with {name} {value!r} in {str(self.folder)!r}, got one with {name} "
+                    f"{found.get(name)!r}: choose another folder with --zoo."
+                )
+
+    def has(self, lineage: str) -> bool:
+        """Whether the suspect is there."""
+        return self._record(lineage).exists()
+
+    def record(self, lineage: str) -> Record:
+        """The record of a suspect.
+
+        Raises
+        ------
+        StorageError, IntegrityError
+            It is missing; it is damaged.
+        """
+        path = self._record(lineage)
+        try:
+            return Record(**json.loads(path.read_bytes()))
+        except OSError as error:
+            raise StorageError(
+                f"expected suspect {lineage} in {str(self.folder)!r}, got none: "
+                f"run metav zoo build {self.scenario.name}."
+            ) from error
+        except (ValueError, TypeError) as error:
+            raise IntegrityError(
+                f"expected the record of a suspect in {str(path)!r}, got a truncated or foreign file: "
+                f"{self._mend(path)}"
+            ) from error
+
+    def load(self, lineage: str) -> nn.Module:
+        """The suspect's model, frozen and in eval mode, after its weights were checked against their digest.
+
+        Raises
+        ------
+        StorageError, IntegrityError
+            It is missing; its files are damaged or do not belong together.
+        """
+        record = self.record(lineage)
+        path = self._weights(lineage)
+        mend = self._mend(path).replace(path.name, f"{path.stem}.*")
+        tensors, meta = load_tensors(path, mend)
+        if meta["digest"] != record.digest or meta["lineage"] != self.scenario.lineage(lineage).text:
+            raise IntegrityError(
+                f"expected weights with digest {record.digest[:12]} in {str(path)!r}, "
+                f"got {meta['digest'][:12]}: {mend}"
+            )
+        model = self.scenario.fresh(meta["architecture"], seed=0)
+        model.load_state_dict(tensors)
+        return model.eval().requires_grad_(False)
+
+    def verify(self) -> list[str]:
+        """Check every suspect; return one sentence for each that is missing or damaged."""
+        self.check_settings()
+        problems = []
+        for lineage in self.lineages():
+            try:
+                self.load(lineage)
+            except MetavError as error:
+                problems.append(str(error))
+        return problems
+
+    # -- building ------------------------------------------------------------------------------------------------
+
+    def build(self, *, jobs: int = 2, progress: Callable[[int], None] | None = None) -> int:
+        """Train what is missing, in `jobs` processes; return how many suspects that were.
+
+        Killed at any moment, it can be called again and ends in the same zoo: the groups that train together are
+        fixed by the scenario, not by what is missing. Two builders on one folder wait for each other's groups.
+
+        Raises
+        ------
+        SettingsError, StorageError
+            The folder holds another zoo, or cannot be written.
+        """
+        make_folder(self.folder / "locks")
+        with FileLock(self.folder / "locks" / "settings"):
+            if not (self.folder / "zoo.json").exists():
+                write_atomic(self.folder / "zoo.json", json.dumps(self.settings, indent=1).encode())
+        self.check_settings()
+        missing = sum(not self.has(lineage) for lineage in self.lineages())
+        for level in self.plan():
+            todo = [group for group in level if not all(self.has(lineage) for lineage in group)]
+            if progress is not None:
+                progress(sum(len(group) for group in level if group not in todo))
+            engine.map(
+                partial(_build_group, self),
+                todo,
+                jobs=jobs,
+                progress=None if progress is None else lambda group: progress(len(group)),
+            )
+        return missing
+
+    def plan(self) -> Iterator[list[tuple[str, ...]]]:
+        """Levels of groups: a group trains side by side, a level needs only what the levels before it made.
+
+        The target comes first, as the records of all others tell their agreement with it.
+        """
+        levels: dict[int, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for text in self.lineages():
+            lineage = self.scenario.lineage(text)
+            depth = 0 if text == "target" else max(1, len(lineage.links) - 1)
+            levels[depth][self._kind(lineage)].append(text)
+        for depth in sorted(levels):
+            groups = [
+                tuple(members[start : start + GROUP])
+                for members in levels[depth].values()
+                for start in range(0, len(members), GROUP)
+            ]
+            yield sorted(groups, key=self._cost, reverse=True)
+
+    def architecture(self, lineage: Lineage) -> str:
+        """The architecture of a suspect: that of its last link which makes a new model."""
+        own = getattr(lineage.step, "architecture", None) or getattr(lineage.step, "student", None)
+        if own is None:
+            assert lineage.parent is not None  # noqa: S101 (only a new model has no parent)
+            return self.architecture(self.scenario.lineage(lineage.parent))
+        return str(own)
+
+    def _kind(self, lineage: Lineage) -> tuple[Any, ...]:
+        """What models must have in common to train side by side."""
+        training = lineage.training
+        if training is None:
+            return (type(lineage.step).__name__,)
+        settings = asdict(training)
+        del settings["seed"]
+        rows = len(self.scenario.parts[settings.pop("data")].x)
+        return (type(lineage.step).__name__, self.architecture(lineage), rows, *settings.values())
+
+    def _cost(self, group: Sequence[str]) -> float:
+        """Roughly how long a group takes, to start the longest first."""
+        lineage = self.scenario.lineage(group[0])
+        training = lineage.training
+        if training is None:
+            return 0.0
+        model = self.scenario.fresh(self.architecture(lineage), seed=0)
+        size = sum(parameter.numel() for parameter in model.parameters())
+        return float(len(group) * size * training.epochs * len(self.scenario.parts[training.data].x))
+
+
+def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
+    """Train a group, and write those of its members that are missing."""
+    with FileLock(zoo.folder / "locks" / zoo.identity(group[0])):
+        missing = [lineage for lineage in group if not zoo.has(lineage)]
+        if not missing:
+            return
+        start = time.perf_counter()
+        drafts = [_draft(zoo, zoo.scenario.lineage(text)) for text in group]
+        zoo.scenario.fit(drafts, zoo.scenario.parts)
+        seconds = (time.perf_counter() - start) / len(group)
+        models = dict(zip(group, (draft.model for draft in drafts), strict=True))
+        target = models["target"] if "target" in models else zoo.load("target")
+        for text in missing:
+            _save(zoo, text, models[text], target, seconds)
+
+
+def _draft(zoo: Zoo, lineage: Lineage) -> Draft:
+    parent = None if lineage.parent is None else zoo.load(lineage.parent)
+    return lineage.step.draft(parent, zoo.scenario.fresh)  # type: ignore[arg-type]
+
+
+def _save(zoo: Zoo, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:
+    meta = {"lineage": text, "architecture": zoo.architecture(zoo.scenario.lineage(text))}
+    digest = save_tensors(zoo._weights(text), model.state_dict(), meta)
+    record = Record(
+        lineage=text,
+        digest=digest,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        seconds=round(seconds, 4),
+        quality=zoo.scenario.quality(model, target, zoo.scenario.parts["test"]),
+    )
+    write_atomic(zoo._record(text), json.dumps(asdict(record), indent=1).encode())
