@@ -185,6 +185,7 @@ def _built(name: str, profile: str, folder: Path | None, jobs: int) -> ZooFolder
 
     _at_least_one("jobs", jobs)
     found = _zoo(name, profile, folder)
+    found.prepare()
     with engine.progress_bar(f"zoo {name}", len(found.lineages())) as progress:
         found.build(jobs=jobs, progress=progress)
     return found
@@ -226,3 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("interrupted: run the same command again, it goes on where it was.")
         return 130
     return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

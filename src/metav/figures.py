@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POSITIVE, NEGATIVE, SHADE, INK = "#0072b2", "#d55e00", "#c9d9e3", "#333333"
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "metav",
+}
 
 
 def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
@@ -30,15 +38,7 @@ def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": "metav",
-        "svg.fonttype": "none",
-        "font.family": "DejaVu Sans",
-    }
-    with mpl.rc_context(style):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
         curves(left, scores)
@@ -70,7 +70,12 @@ def curves(ax: Axes, scores: pd.DataFrame) -> Axes:
     ax.fill_between(thresholds, np.mean(both, 0), color=SHADE, linewidth=0, label="min(R, U)")
     ax.plot(thresholds, np.mean(r, 0), color=POSITIVE, linewidth=2)
     ax.plot(thresholds, np.mean(u, 0), color=NEGATIVE, linewidth=2)
-    ax.set(xlabel="threshold on the matching rate", ylabel="share of suspects", xlim=(-0.01, 1.01), ylim=(0, 1.03))
+    ax.set(
+        xlabel="threshold on the matching rate",
+        ylabel="share of suspects",
+        xlim=(-0.01, 1.01),
+        ylim=(0, 1.03),
+    )
     ax.text(0.62, 0.55, "robustness R", color=POSITIVE, transform=ax.transAxes)
     ax.text(0.62, 0.48, "uniqueness U", color=NEGATIVE, transform=ax.transAxes)
     ax.text(0.62, 0.41, "shaded: min(R, U)", color=INK, transform=ax.transAxes)
@@ -102,7 +107,10 @@ def by_lineage(ax: Axes, scores: pd.DataFrame) -> Axes:
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write SVG (byte-identical for equal content) and PNG; return both paths."""
+    import matplotlib as mpl
+
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
-    figure.savefig(paths[0], metadata={"Date": None})
-    figure.savefig(paths[1], dpi=150)
+    with mpl.rc_context(STYLE):
+        figure.savefig(paths[0], metadata={"Date": None})
+        figure.savefig(paths[1], dpi=150)
     return paths

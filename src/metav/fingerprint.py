@@ -94,17 +94,16 @@ class Fingerprint:
         tensors, meta = storage.load_tensors(Path(path), _MEND)
         if meta.get("format") != FORMAT or meta.get("content") != "fingerprint":
             raise IntegrityError(
-                f"expected a fingerprint of format {FORMAT} in {str(path)!r}, got {meta.get('content', 'no')} of format "
-                f"{meta.get('format')}: use the metav release that wrote it."
+                f"expected a fingerprint of format {FORMAT} in {str(path)!r}, got {meta.get('content')} of "
+                f"format {meta.get('format')}: use the metav release that wrote it."
             )
-        spec = meta["spec"]
-        shapes = {name: tuple(spec.pop(name)) for name in ("input_shape", "output_shape")}
+        shapes = {name: tuple(meta["spec"][name]) for name in ("input_shape", "output_shape")}
         prefix = "scorer."
         parts = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
         return cls(
             queries=tensors["queries"],
             scorer=rebuild(meta["scorer"]["kind"], meta["scorer"]["settings"], parts),
-            spec=Spec(**shapes, **spec),
+            spec=Spec(**{**meta["spec"], **shapes}),
             threshold=meta["threshold"],
             provenance=meta["provenance"],
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -55,7 +56,7 @@ class MetaVerifier(nn.Module):
         super().__init__()
         widths = [answers, *[width] * depth]
         hidden: list[nn.Module] = []
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             hidden += [nn.Linear(narrow, wide), nn.ReLU()]
         self.net = nn.Sequential(*hidden, nn.Linear(widths[-1], 2))
         self.answers, self.depth, self.width, self.clip = answers, depth, width, clip

@@ -115,9 +115,7 @@ def load_tensors(path: Path, next_step: str) -> tuple[Tensors, dict[str, Any]]:
         expected = meta.pop("digest")
         got = digest(tensors, meta)
     except OSError as error:
-        raise StorageError(
-            f"expected a file at {str(path)!r}, got {error.strerror or error}: {next_step}"
-        ) from error
+        raise StorageError(f"expected a file at {str(path)!r}, got {error.strerror or error}: {next_step}") from error
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise IntegrityError(
             f"expected a whole safetensors file of metav at {str(path)!r}, "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from metav.optim import Adam
 from metav.suspects.base import Draft, Training
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -81,16 +82,14 @@ def _fit_one(draft: Draft, parts: Mapping[str, Part], loss: Loss) -> None:
     draft.model.train().requires_grad_(False)
     learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
     masks = _masks({name: tensor.detach() for name, tensor in learnt.items()})
-    optimiser = torch.optim.Adam(learnt.values(), training.lr, fused=True)
+    optimiser = Adam(learnt.values(), training.lr)
     steps = training.epochs * -(-n // training.batch)
     done = 0
     for order in _order(training, n):
         for batch in order.split(training.batch):
             outputs = draft.model(part.x[batch])
             error = anneal(loss, outputs, teacher[batch], part.y[batch], done / steps).mean()
-            optimiser.zero_grad()
-            error.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimiser.step(torch.autograd.grad(error, optimiser.parameters))
             with torch.no_grad():
                 for name, mask in masks.items():
                     learnt[name] *= mask
@@ -110,7 +109,7 @@ def _fit_side_by_side(drafts: Sequence[Draft], parts: Mapping[str, Part], loss: 
     weights = stack_parameters([draft.model for draft in drafts])
     learnt = {name: weights[name].requires_grad_(True) for name in drafts[0].trainable}
     masks = _masks({name: tensor.detach() for name, tensor in learnt.items()})
-    optimiser = torch.optim.Adam(learnt.values(), first.lr, fused=True)
+    optimiser = Adam(learnt.values(), first.lr)
     n = x.shape[1]
     rows = torch.arange(len(drafts))[:, None]
     steps = first.epochs * -(-n // first.batch)
@@ -120,9 +119,7 @@ def _fit_side_by_side(drafts: Sequence[Draft], parts: Mapping[str, Part], loss: 
             outputs = perceptron(drafts[0].model, weights, x[rows, batch])
             error = anneal(loss, outputs, teacher[rows, batch], y[rows, batch], done / steps)
             error = error.mean(-1).sum()  # the models share no weights: gradients stay apart
-            optimiser.zero_grad()
-            error.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimiser.step(torch.autograd.grad(error, optimiser.parameters))
             with torch.no_grad():
                 for name, mask in masks.items():
                     learnt[name] *= mask

@@ -157,8 +157,7 @@ class Zoo:
         tensors, meta = load_tensors(path, mend)
         if meta["digest"] != record.digest or meta["lineage"] != self.scenario.lineage(lineage).text:
             raise IntegrityError(
-                f"expected weights with digest {record.digest[:12]} in {str(path)!r}, "
-                f"got {meta['digest'][:12]}: {mend}"
+                f"expected weights with digest {record.digest[:12]} in {str(path)!r}, got {meta['digest'][:12]}: {mend}"
             )
         model = self.scenario.fresh(meta["architecture"], seed=0)
         model.load_state_dict(tensors)
@@ -177,11 +176,8 @@ class Zoo:
 
     # -- building ------------------------------------------------------------------------------------------------
 
-    def build(self, *, jobs: int = 2, progress: Callable[[int], None] | None = None) -> int:
-        """Train what is missing, in `jobs` processes; return how many suspects that were.
-
-        Killed at any moment, it can be called again and ends in the same zoo: the groups that train together are
-        fixed by the scenario, not by what is missing. Two builders on one folder wait for each other's groups.
+    def prepare(self) -> None:
+        """Make the folder, or check that the one there is of this zoo.
 
         Raises
         ------
@@ -193,6 +189,19 @@ class Zoo:
             if not (self.folder / "zoo.json").exists():
                 write_atomic(self.folder / "zoo.json", json.dumps(self.settings, indent=1).encode())
         self.check_settings()
+
+    def build(self, *, jobs: int = 2, progress: Callable[[int], None] | None = None) -> int:
+        """Train what is missing, in `jobs` processes; return how many suspects that were.
+
+        Killed at any moment, it can be called again and ends in the same zoo: the groups that train together are
+        fixed by the scenario, not by what is missing. Two builders on one folder wait for each other's groups.
+
+        Raises
+        ------
+        SettingsError, StorageError
+            The folder holds another zoo, or cannot be written.
+        """
+        self.prepare()
         missing = sum(not self.has(lineage) for lineage in self.lineages())
         for level in self.plan():
             todo = [group for group in level if not all(self.has(lineage) for lineage in group)]

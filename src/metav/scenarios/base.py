@@ -28,6 +28,18 @@ class Suspect:
     positive: bool
 
 
+def thin(suspects: Sequence[Suspect], most: int = 4) -> tuple[Suspect, ...]:
+    """Keep at most `most` of each family, evenly spread: a small zoo that still has every kind of suspect."""
+    families: dict[str, list[Suspect]] = {}
+    for suspect in suspects:
+        families.setdefault(suspect.family, []).append(suspect)
+    return tuple(
+        members[index * len(members) // min(most, len(members))]
+        for members in families.values()
+        for index in range(min(most, len(members)))
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """One learning task with everything needed to build its zoo.
@@ -50,7 +62,7 @@ class Scenario:
         Trains drafts in place on the parts.
     quality
         (model, target, test part) -> named figures, e.g. error and agreement with the target.
-    recipe
+    method
         What `fit` does, in words; part of each suspect's identity.
     """
 
@@ -63,7 +75,7 @@ class Scenario:
     suspects: tuple[Suspect, ...]
     fit: Callable[[Sequence[Draft], Mapping[str, Part]], None]
     quality: Callable[[nn.Module, nn.Module, Part], dict[str, float]]
-    recipe: str
+    method: str
 
     def lineage(self, text: str) -> Lineage:
         """Parse a lineage in which `target` stands for this scenario's target."""
@@ -87,5 +99,5 @@ class Scenario:
             "scenario": self.name,
             "profile": self.profile,
             "data": sha.hexdigest()[:16],
-            "recipe": self.recipe,
+            "method": self.method,
         }

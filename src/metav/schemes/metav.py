@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
+from metav.optim import Adam
 from metav.schemes.base import Ensemble, check_queries
 from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
 from metav.spec import Model
@@ -79,12 +80,8 @@ class MetaV:
 
     def _learn(self, ensemble: Ensemble, w: Tensor, verifier: MetaVerifier, generator: torch.Generator) -> None:
         """Algorithm 1, lines 5 to 12: change `w` and `verifier` in place."""
-        optimiser = torch.optim.Adam(
-            [
-                {"params": [w], "lr": self.query_rate or self.rate},
-                {"params": list(verifier.parameters()), "lr": self.rate},
-            ]
-        )
+        theta = list(verifier.parameters())
+        opt_w, opt_theta = Adam([w], self.query_rate or self.rate), Adam(theta, self.rate)
         k = self.batch
         for _ in range(self.iterations):
             negatives = sample(ensemble.negatives, k, generator)
@@ -93,12 +90,10 @@ class MetaV:
             answers = torch.stack([model(x).flatten() for model in (*negatives, ensemble.target, *positives)])
             log_p = verifier(answers)
             # equation 1, to be maximised: log p+(M+) + log p+(F) + log p-(M-)
-            likelihood = (
-                log_p[k + 1 :, POSITIVE].mean() + log_p[k, POSITIVE] + log_p[:k, NEGATIVE].mean()
-            )
-            optimiser.zero_grad()
-            (-likelihood).backward()
-            optimiser.step()
+            likelihood = log_p[k + 1 :, POSITIVE].mean() + log_p[k, POSITIVE] + log_p[:k, NEGATIVE].mean()
+            gradient_w, *gradient_theta = torch.autograd.grad(-likelihood, [w, *theta])
+            opt_w.step([gradient_w])
+            opt_theta.step(gradient_theta)
 
     def _start(self, ensemble: Ensemble, queries: int, generator: torch.Generator) -> tuple[Tensor, MetaVerifier]:
         """Lines 3 and 4: W and the verifier before learning."""

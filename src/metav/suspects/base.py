@@ -31,7 +31,11 @@ class Training:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, value, low in (("epochs", self.epochs, 1), ("batch", self.batch, 1), ("seed", self.seed, 0)):
+        for name, value, low in (
+            ("epochs", self.epochs, 1),
+            ("batch", self.batch, 1),
+            ("seed", self.seed, 0),
+        ):
             if value < low:
                 raise UsageError(f"expected {name} of at least {low}, got {value}: change the lineage.")
         if not self.lr > 0:

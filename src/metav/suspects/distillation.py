@@ -13,9 +13,8 @@ from metav.suspects.base import Draft, Fresh, Training, all_names
 class Distillation(Training):
     """Train a new model of architecture `student` on the parent's answers (MetaV, section 5.2, item 3).
 
-    How teacher and true labels are mixed is the trainer's: for regression, teacher annealing (Clark et al., ACL 2019,
-    section 3: the target moves linearly from the teacher's answer to the label). As a lineage:
-    `target>distill(public,30ep,student=M,lr=0.001,batch=64,seed=3)`.
+    How teacher and true labels are mixed is the trainer's, e.g. teacher annealing in `metav.training`. As a lineage:
+    `target>distill(public,10ep,lr=0.003,batch=64,seed=3,student=M)`.
     """
 
     student: str

@@ -92,4 +92,3 @@ def parse(text: str, target: str) -> Lineage:
 
 def _links(text: str) -> list[str]:
     return re.sub(r"\s", "", text).split(">")
-

@@ -32,7 +32,10 @@ class WeightPruning:
         """Return a pruned copy of `parent`."""
         model = deepcopy(parent)
         weights = [(layer, "weight") for _, layer in layers(model)]
-        for layer, name in weights:  # magnitude pruning views the weight as one vector, whatever its memory format
+        for (
+            layer,
+            name,
+        ) in weights:  # magnitude pruning views the weight as one vector, whatever its memory format
             getattr(layer, name).data = getattr(layer, name).data.contiguous()
         if self.scope == "global":
             prune.global_unstructured(weights, prune.L1Unstructured, amount=self.ratio)
@@ -79,4 +82,3 @@ class FilterPruning:
 def _check_ratio(ratio: float) -> None:
     if not 0 < ratio < 1:
         raise UsageError(f"expected a pruning ratio above 0 and below 1, got {ratio}: change the lineage.")
-

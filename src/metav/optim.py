@@ -1,0 +1,57 @@
+"""Adam without the optimiser class of torch, whose first use imports the compiler: 1 s and 150 MB in each process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+
+class Adam:
+    """Adam (Kingma and Ba, ICLR 2015) with torch's defaults and its fused kernel.
+
+    Parameters
+    ----------
+    parameters
+        The tensors to change, in place.
+    lr
+        Learning rate, above 0.
+    betas
+        Decay rates of the two moments, each in [0, 1).
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.parameters = list(parameters)
+        self.lr, self.betas = lr, betas
+        self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.steps = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Change the parameters by one step down their `gradients`."""
+        with torch.no_grad():
+            adam(
+                self.parameters,
+                [_laid_out_as(p, gradient) for p, gradient in zip(self.parameters, gradients, strict=True)],
+                self.means,
+                self.squares,
+                [],
+                self.steps,
+                fused=True,
+                amsgrad=False,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                lr=self.lr,
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the strides of its parameter, as the fused kernel reads both as plain memory."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

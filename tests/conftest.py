@@ -1,0 +1,42 @@
+"""Real data, real zoos at smoke size, built once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from metav import scenarios
+from metav.scenarios import Scenario
+from metav.zoo import Zoo
+
+
+torch.set_num_threads(1)  # as in all of metav's own processes
+
+
+@pytest.fixture(scope="session")
+def warfarin() -> Scenario:
+    return scenarios.load("warfarin", "smoke")
+
+
+@pytest.fixture(scope="session")
+def smoke_zoo(warfarin: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """A whole Warfarin zoo of the smoke profile; read only."""
+    zoo = Zoo(warfarin, tmp_path_factory.mktemp("zoo") / "smoke")
+    zoo.build(jobs=2)
+    return zoo
+
+
+@pytest.fixture(scope="session")
+def zoo_folder(smoke_zoo: Zoo) -> Path:
+    return smoke_zoo.folder
+
+
+@pytest.fixture(autouse=True)
+def _global_state_is_left_alone():
+    """No test may leak torch's threads or random state through the library's calls."""
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+    yield
+    assert torch.get_num_threads() == threads
+    torch.random.set_rng_state(state)

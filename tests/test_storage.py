@@ -1,0 +1,102 @@
+"""Files are whole or absent, and say so when they were changed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from metav.errors import IntegrityError, StorageError
+from metav.storage import digest, load_tensors, make_folder, save_tensors, write_atomic
+
+TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, 2]), "scalar": torch.tensor(3.0)}
+META = {"name": "x", "nested": {"b": 1, "a": [1.5, None]}}
+
+
+def test_saves_the_same_bytes_every_time_and_loads_what_was_saved(tmp_path):
+    one, two = tmp_path / "1", tmp_path / "2"
+    signature = save_tensors(one, TENSORS, META)
+    assert save_tensors(two, dict(reversed(TENSORS.items())), META) == signature
+    assert one.read_bytes() == two.read_bytes()
+    tensors, meta = load_tensors(one, "mend")
+    assert meta == {**META, "digest": signature}
+    assert tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_the_digest_sees_names_types_shapes_values_and_metadata():
+    changes = [
+        ({**TENSORS, "b": TENSORS["b"] + 1e-6}, META),
+        ({**TENSORS, "b": TENSORS["b"].reshape(3, 2)}, META),
+        ({**TENSORS, "b": TENSORS["b"].double()}, META),
+        ({("c" if name == "b" else name): value for name, value in TENSORS.items()}, META),
+        (TENSORS, {**META, "name": "y"}),
+    ]
+    digests = {digest(*change) for change in changes}
+    assert len(digests | {digest(TENSORS, META)}) == len(changes) + 1
+
+
+def test_every_truncation_is_noticed(tmp_path):
+    path = tmp_path / "file"
+    save_tensors(path, TENSORS, META)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(IntegrityError, match="truncated or foreign"):
+            load_tensors(path, "mend")
+
+
+def test_every_changed_byte_is_noticed(tmp_path):
+    path = tmp_path / "file"
+    save_tensors(path, TENSORS, META)
+    whole = path.read_bytes()
+    for index in range(len(whole)):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :])
+        try:
+            tensors, meta = load_tensors(path, "mend")
+        except IntegrityError:
+            continue
+        # the header of safetensors has padding and free order: then the content must be what it was
+        assert (meta, digest(tensors, META)) == ({**META, "digest": meta["digest"]}, meta["digest"])
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", json.dumps({"a": 1}).encode()])
+def test_foreign_files_are_refused_in_one_sentence(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError) as caught:
+        load_tensors(path, "do this next.")
+    assert str(caught.value).endswith("do this next.")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_in_the_way(tmp_path):
+    with pytest.raises(StorageError, match="expected a file"):
+        load_tensors(tmp_path / "none", "mend")
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(StorageError, match="expected a folder that can be written to"):
+        make_folder(tmp_path / "taken")
+    with pytest.raises(StorageError, match="expected to write"):
+        write_atomic(tmp_path / "none" / "file", b"")
+
+
+KILLED_BEFORE_RENAME = """
+import os, signal, sys, pathlib
+from metav import storage
+pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+storage.write_atomic(pathlib.Path(sys.argv[1]), b"new" * 100000)
+"""
+
+
+def test_killed_before_the_rename_the_old_file_stays(tmp_path):
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    done = subprocess.run([sys.executable, "-c", KILLED_BEFORE_RENAME, path], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    write_atomic(path, b"newer")
+    assert path.read_bytes() == b"newer"

@@ -1,0 +1,123 @@
+"""Each way to derive a suspect does what it says, on small nets of two kinds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from metav.errors import UsageError
+from metav.suspects import FilterPruning, FineTuning, Independent, Retraining, WeightPruning
+from metav.suspects.base import layers, seeded
+
+SCHEDULE = {"data": "public", "epochs": 1, "lr": 0.01, "batch": 8, "seed": 3}
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8, 4, 3),
+        nn.Flatten(),
+        nn.Linear(4 * 25, 3),
+    ).to(memory_format=torch.channels_last)
+
+
+NETS = {"perceptron": perceptron, "convolutional": convolutional}
+
+
+def fresh(architecture: str, seed: int) -> nn.Module:
+    with seeded(seed):
+        return NETS[architecture]()
+
+
+@pytest.fixture(params=NETS)
+def parent(request) -> nn.Module:
+    return fresh(request.param, 0)
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_weight_pruning_zeroes_the_smallest(parent, ratio, scope):
+    before = state(parent)
+    pruned = WeightPruning(ratio=ratio, scope=scope).draft(parent, fresh).model
+    assert same(state(parent), before)
+    assert pruned.state_dict().keys() == before.keys()
+    pairs = [
+        (dict(parent.named_modules())[name].weight.detach(), layer.weight.detach()) for name, layer in layers(pruned)
+    ]
+    if scope == "global":
+        pairs = [(torch.cat([a.flatten() for a, _ in pairs]), torch.cat([b.flatten() for _, b in pairs]))]
+    for old, new in pairs:
+        assert (new == 0).sum() == round(ratio * old.numel())
+        assert torch.equal(new[new != 0], old[new != 0])
+        assert old[new == 0].abs().max() <= old[new != 0].abs().min()
+
+
+@pytest.mark.parametrize("sixteenths", [1, 8, 15])
+def test_filter_pruning_zeroes_whole_filters_of_every_convolution(sixteenths):
+    parent = fresh("convolutional", 0)
+    pruned = FilterPruning(ratio=sixteenths / 16).draft(parent, fresh).model
+    for index, axis in ((0, 0), (3, 1)):
+        norms = parent[index].weight.detach().abs().transpose(0, axis).flatten(1).sum(1)
+        new = pruned[index].weight.detach().transpose(0, axis).flatten(1)
+        gone = (new == 0).all(1)
+        assert gone.sum() == round(sixteenths / 16 * len(norms))
+        if gone.any() and not gone.all():
+            assert norms[gone].max() <= norms[~gone].min()
+        assert (pruned[index].bias.detach()[gone] == 0).all()
+
+
+def test_filter_pruning_needs_convolutions():
+    with pytest.raises(UsageError, match="convolutions"):
+        FilterPruning(ratio=0.5).draft(perceptron(), fresh)
+
+
+def test_fine_tuning_takes_the_last_layers(parent):
+    total = len(layers(parent))
+    for last, first in ((1, total - 1), (2, total - 2), (0, 0)):
+        draft = FineTuning(**SCHEDULE, last=last).draft(parent, fresh)
+        assert same(state(draft.model), state(parent))
+        names = [name for name, _ in layers(draft.model)]
+        weights = {name for name in draft.trainable if any(name == f"{layer}.weight" for layer in names)}
+        assert weights == {f"{name}.weight" for name in names[first:]}
+    with pytest.raises(UsageError, match="layers, got 9"):
+        FineTuning(**SCHEDULE, last=9).draft(parent, fresh)
+
+
+@pytest.mark.parametrize(("last", "reset"), [(1, 1), (2, 2), (0, 1)])
+def test_retraining_resets_the_last_layers_only(parent, last, reset):
+    draft = Retraining(**SCHEDULE, last=last).draft(parent, fresh)
+    names = [name for name, _ in layers(parent)]
+    changed = [
+        name
+        for name in names
+        if not torch.equal(parent.get_submodule(name).weight, draft.model.get_submodule(name).weight)
+    ]
+    assert changed == names[-reset:]
+    assert len(draft.trainable) == len(FineTuning(**SCHEDULE, last=last).draft(parent, fresh).trainable)
+
+
+def test_seeds_decide_new_weights_and_leave_the_global_generator_alone():
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    one, two, other = (
+        Independent(**{**SCHEDULE, "seed": seed}, architecture="perceptron").draft(None, fresh).model
+        for seed in (3, 3, 4)
+    )
+    assert same(state(one), state(two))
+    assert not same(state(one), state(other))
+    assert torch.equal(torch.random.get_rng_state(), before)

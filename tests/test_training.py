@@ -1,0 +1,107 @@
+"""Side by side or one by one: the same weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from metav import training
+from metav.suspects.base import seeded
+
+TARGET_TO_TRAIN = {
+    "from scratch on owner's and public data": [
+        "M(own,2ep,lr=0.003,batch=64,seed=1)",
+        "M(public,2ep,lr=0.003,batch=64,seed=2)",
+    ],
+    "students": [
+        "target>distill(public,2ep,student=M,lr=0.003,batch=64,seed=1)",
+        "target>distill(public,2ep,student=M,lr=0.003,batch=64,seed=2)",
+    ],
+    "last layer": [
+        "target>rtll(public,2ep,lr=0.003,batch=64,seed=1)",
+        "target>rtll(public,2ep,lr=0.003,batch=64,seed=2)",
+    ],
+    "all layers": [
+        "target>rtal(public,2ep,lr=0.003,batch=50,seed=1)",
+        "target>rtal(public,2ep,lr=0.003,batch=50,seed=2)",
+    ],
+}
+
+
+def drafts(zoo, lineages):
+    return [draft(zoo, text) for text in lineages]
+
+
+def draft(zoo, text):
+    lineage = zoo.scenario.lineage(text)
+    parent = None
+    if lineage.parent is not None:
+        parent = zoo.load(lineage.parent) if zoo.has(lineage.parent) else draft(zoo, lineage.parent).model
+    return lineage.step.draft(parent, zoo.scenario.fresh)
+
+
+@pytest.mark.parametrize("lineages", TARGET_TO_TRAIN.values(), ids=TARGET_TO_TRAIN)
+def test_side_by_side_equals_one_by_one(smoke_zoo, lineages):
+    together, alone = drafts(smoke_zoo, lineages), drafts(smoke_zoo, lineages)
+    smoke_zoo.scenario.fit(together, smoke_zoo.scenario.parts)
+    for draft in alone:
+        smoke_zoo.scenario.fit([draft], smoke_zoo.scenario.parts)
+    for left, right in zip(together, alone, strict=True):
+        for name, value in left.model.state_dict().items():
+            assert torch.allclose(value, right.model.state_dict()[name], atol=2e-5), name
+
+
+def test_pruned_weights_stay_pruned_and_the_others_move(smoke_zoo):
+    lineages = [f"target>wp({r})>ftal(public,1ep,lr=0.001,batch=64,seed=1)" for r in (0.3, 0.7)]
+    for pair in (drafts(smoke_zoo, lineages), drafts(smoke_zoo, lineages[:1])):
+        before = [{name: value.clone() for name, value in d.model.named_parameters()} for d in pair]
+        smoke_zoo.scenario.fit(pair, smoke_zoo.scenario.parts)
+        for draft, old in zip(pair, before, strict=True):
+            for name, new in draft.model.named_parameters():
+                if name.endswith("weight"):
+                    assert (old[name] == 0).any()
+                    assert (new[old[name] == 0] == 0).all()
+                    assert (new != old[name])[
+                        old[name] != 0
+                    ].float().mean() > 0.1  # the others have no gradient: units that never fire
+
+
+def test_last_layer_training_leaves_the_rest_alone(smoke_zoo):
+    pair = drafts(smoke_zoo, TARGET_TO_TRAIN["last layer"])
+    smoke_zoo.scenario.fit(pair, smoke_zoo.scenario.parts)
+    target = smoke_zoo.load("target").state_dict()
+    for draft in pair:
+        found = draft.model.state_dict()
+        assert torch.equal(found["0.weight"], target["0.weight"])
+        assert not torch.equal(found["2.weight"], target["2.weight"])
+        assert not any(p.requires_grad for p in draft.model.parameters())
+        assert not draft.model.training
+
+
+def test_annealing_goes_from_teacher_to_labels():
+    outputs, teacher, labels = torch.tensor([[1.0]]), torch.tensor([[3.0]]), torch.tensor([[11.0]])
+    found = [
+        training.anneal(training.absolute_error, outputs, teacher, labels, progress).item() for progress in (0, 0.25, 1)
+    ]
+    assert found == [2, 4, 10]
+
+
+def test_a_students_first_step_is_towards_the_teacher_and_the_last_ones_towards_the_labels(smoke_zoo):
+    scenario = smoke_zoo.scenario
+    with seeded(0):
+        teacher = nn.Sequential(nn.Linear(31, 1)).requires_grad_(False)
+    public = scenario.parts["public"]
+    taught = training.Part(x=public.x, y=teacher(public.x))
+
+    def trained(epochs: int, teacher: nn.Module | None, part: training.Part) -> nn.Module:
+        draft = drafts(smoke_zoo, [f"S(public,{epochs}ep,lr=0.003,batch=2350,seed=1)"])[0]
+        draft.teacher = teacher
+        scenario.fit([draft], {"public": part})
+        return draft.model
+
+    student, follower = trained(1, teacher, public), trained(1, None, taught)
+    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), follower.parameters(), strict=True))
+    student, alone = trained(60, teacher, public), trained(60, None, public)
+    errors = [(model(public.x) - public.y).abs().mean() for model in (student, alone, teacher)]
+    assert errors[1] < errors[0] < errors[2]
