@@ -11,7 +11,6 @@ from metav import scenarios
 from metav.scenarios import Scenario
 from metav.zoo import Zoo
 
-
 torch.set_num_threads(1)  # as in all of metav's own processes
 
 

@@ -1,34 +1,20 @@
-"""Scenario x scheme x repetition: cells are computed apart, then gathered into rows of results."""
+"""Scenario x scheme x repetition: each cell constructs on one half of a zoo and is tested on the other."""
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import pandas as pd
-import torch
 
-import metav
-from metav import engine, evaluation, schemes
+from metav import engine, schemes
 from metav.errors import UsageError
-from metav.scenarios import Scenario, Suspect
+from metav.scenarios import Suspect
 from metav.schemes import Ensemble
 from metav.verification import verify
 from metav.zoo import Zoo
-
-METRICS: dict[str, Callable[[Any, Any], float]] = {
-    "aruc": evaluation.aruc,
-    "aruc_exact": evaluation.aruc_exact,
-    "auc": evaluation.auc,
-    "robustness_at_full_uniqueness": evaluation.robustness_at_full_uniqueness,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +27,27 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Score:
+    """One test suspect's matching rate, beside what it truly is and the fingerprint's threshold."""
+
+    scheme: str
+    repetition: int
+    lineage: str
+    family: str
+    positive: bool
+    rate: float
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """Scores of a cell: one row a test suspect (lineage, family, positive, rate, threshold), and two timings.
+    """Scores of a cell, one a test suspect, and two timings.
 
     `construct_seconds` excludes loading the models; `verify_seconds` is for all test suspects together.
     """
 
     cell: Cell
-    scores: pd.DataFrame
+    scores: tuple[Score, ...]
     construct_seconds: float
     verify_seconds: float
 
@@ -99,16 +98,17 @@ def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
     construct_seconds = time.perf_counter() - start
     models = [zoo.load(suspect.lineage) for suspect in test]
     verdicts = [verify(fingerprint, model) for model in models]
-    scores = pd.DataFrame(
-        {
-            "scheme": cell.scheme,
-            "repetition": cell.repetition,
-            "lineage": [suspect.lineage for suspect in test],
-            "family": [suspect.family for suspect in test],
-            "positive": [suspect.positive for suspect in test],
-            "rate": [verdict.rate for verdict in verdicts],
-            "threshold": fingerprint.threshold,
-        }
+    scores = tuple(
+        Score(
+            scheme=cell.scheme,
+            repetition=cell.repetition,
+            lineage=suspect.lineage,
+            family=suspect.family,
+            positive=suspect.positive,
+            rate=verdict.rate,
+            threshold=verdict.threshold,
+        )
+        for suspect, verdict in zip(test, verdicts, strict=True)
     )
     return CellResult(
         cell=cell,
@@ -139,69 +139,3 @@ def run(
         jobs=jobs,
         progress=None if progress is None else lambda _: progress(1),
     )
-
-
-def rows(scenario: Scenario, results: Sequence[CellResult], command: str) -> list[dict[str, Any]]:
-    """Gather cells into the rows of results.json, one a scheme."""
-    return [
-        _row(scenario, [result for result in results if result.cell.scheme == name], command)
-        for name in dict.fromkeys(result.cell.scheme for result in results)
-    ]
-
-
-def _row(scenario: Scenario, results: Sequence[CellResult], command: str) -> dict[str, Any]:
-    cell = results[0].cell
-    sides = [
-        (
-            result.scores.loc[result.scores.positive, "rate"].to_numpy(),
-            result.scores.loc[~result.scores.positive, "rate"].to_numpy(),
-        )
-        for result in results
-    ]
-    scores = pd.concat([result.scores for result in results])
-    return {
-        "scenario": scenario.name,
-        "profile": scenario.profile,
-        "scheme": cell.scheme,
-        "queries": cell.queries,
-        "repeats": len(results),
-        **{name: _summary([metric(p, n) for p, n in sides]) for name, metric in METRICS.items()},
-        "construct_seconds": _summary([result.construct_seconds for result in results]),
-        "verify_seconds": _summary([result.verify_seconds for result in results]),
-        "by_lineage": _by_lineage(scenario, scores),
-        "environment": environment(),
-        "command": command,
-    }
-
-
-def _by_lineage(scenario: Scenario, scores: pd.DataFrame) -> dict[str, Any]:
-    """Per row of the zoo's table: test scores over all repetitions, their mean, and the share called derived."""
-    found = {}
-    for family in dict.fromkeys(suspect.family for suspect in scenario.suspects):
-        mine = scores[scores.family == family]
-        if len(mine):
-            found[family] = {
-                "n": len(mine),
-                "mean_rate": float(mine.rate.mean()),
-                "recognised": float((mine.rate > mine.threshold).mean()),
-                "positive": bool(mine.positive.iloc[0]),
-            }
-    return found
-
-
-def _summary(values: Sequence[float]) -> dict[str, Any]:
-    mean, ci95 = evaluation.interval(values)
-    return {"mean": mean, "ci95": ci95, "values": [float(value) for value in values]}
-
-
-def environment() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "metav": metav.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "processor": engine.cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }

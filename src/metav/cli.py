@@ -60,7 +60,7 @@ def bench(
     jobs
         Processes.
     """
-    from metav import benchmark, engine, report, schemes
+    from metav import benchmark, engine, schemes
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
 
@@ -73,10 +73,13 @@ def bench(
     found = _built(scenario, profile, zoo, jobs)
     with engine.progress_bar("constructing fingerprints", len(names) * repeats) as progress:
         results = benchmark.run(found, names, repeats=repeats, queries=queries, jobs=jobs, progress=progress)
+    from metav import report
+    from metav.results import METRICS
+
     rows = report.write(folder, found.scenario, results, _command())
     table = Table("scheme", "ARUC", "ARUC exact", "AUC", "robustness at 100 % uniqueness", "construction, s")
     for row in rows:
-        metrics = (row[key] for key in benchmark.METRICS)
+        metrics = (row[key] for key in METRICS)
         table.add_row(row["scheme"], *(report.cell(m) for m in metrics), report.cell(row["construct_seconds"], 1))
     _console().print(table)
     _console().print(f"Report, results and figures are in {folder}/: open {folder / 'report.md'}.", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
         curves(left, scores)
-        by_lineage(right, scores)
+        by_lineage(right, scores, list(row["by_lineage"]))
         aruc, half = row["aruc"]["mean"], row["aruc"]["ci95"]
         spread = "" if half is None else f" ± {half:.3f}"
         left.set_title(f"ARUC {aruc:.3f}{spread} (ceiling 0.980)", loc="left", fontsize=10)
@@ -82,12 +83,8 @@ def curves(ax: Axes, scores: pd.DataFrame) -> Axes:
     return ax
 
 
-def by_lineage(ax: Axes, scores: pd.DataFrame) -> Axes:
-    """Draw each test suspect's matching rate in the row of its family; positives above, negatives below."""
-    families = [
-        *dict.fromkeys(scores.loc[scores.positive, "family"]),
-        *dict.fromkeys(scores.loc[~scores.positive, "family"]),
-    ]
+def by_lineage(ax: Axes, scores: pd.DataFrame, families: Sequence[str]) -> Axes:
+    """Draw each test suspect's matching rate in the row of its family; rows in the order of `families`."""
     jitter = np.random.default_rng(0)
     for index, family in enumerate(families):
         part = scores[scores.family == family]

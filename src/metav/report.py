@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from metav import benchmark, figures
+from metav import figures, results
+from metav.benchmark import CellResult
 from metav.scenarios import Scenario
 from metav.storage import write_atomic
 
@@ -24,12 +23,10 @@ _TITLES = {
 }
 
 
-def write(
-    folder: Path, scenario: Scenario, results: Sequence[benchmark.CellResult], command: str
-) -> list[dict[str, Any]]:
+def write(folder: Path, scenario: Scenario, cells: Sequence[CellResult], command: str) -> list[dict[str, Any]]:
     """Write all files into `folder`, and return the rows of results.json."""
-    rows = benchmark.rows(scenario, results, command)
-    scores = pd.concat([result.scores for result in results])
+    rows = results.rows(scenario, cells, command)
+    scores = results.frame(cells)
     write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
     write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.9g").encode())
     names = []

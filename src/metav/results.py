@@ -1,0 +1,93 @@
+"""From scores to rows of results.json: the metrics of each scheme over its repetitions, and by lineage."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import metav
+from metav import engine, evaluation
+from metav.benchmark import CellResult
+from metav.scenarios import Scenario
+
+METRICS: dict[str, Callable[[Any, Any], float]] = {
+    "aruc": evaluation.aruc,
+    "aruc_exact": evaluation.aruc_exact,
+    "auc": evaluation.auc,
+    "robustness_at_full_uniqueness": evaluation.robustness_at_full_uniqueness,
+}
+
+
+def frame(results: Sequence[CellResult]) -> pd.DataFrame:
+    """All scores of some cells, one row each, with the fields of `benchmark.Score` as columns."""
+    return pd.DataFrame([vars(score) for result in results for score in result.scores])
+
+
+def rows(scenario: Scenario, results: Sequence[CellResult], command: str) -> list[dict[str, Any]]:
+    """Gather cells into the rows of results.json, one a scheme."""
+    return [
+        _row(scenario, [result for result in results if result.cell.scheme == name], command)
+        for name in dict.fromkeys(result.cell.scheme for result in results)
+    ]
+
+
+def _row(scenario: Scenario, results: Sequence[CellResult], command: str) -> dict[str, Any]:
+    cell = results[0].cell
+    scores = frame(results)
+    sides = [
+        (part.loc[part.positive, "rate"].to_numpy(), part.loc[~part.positive, "rate"].to_numpy())
+        for _, part in scores.groupby("repetition")
+    ]
+    return {
+        "scenario": scenario.name,
+        "profile": scenario.profile,
+        "scheme": cell.scheme,
+        "queries": cell.queries,
+        "repeats": len(results),
+        **{name: _summary([metric(p, n) for p, n in sides]) for name, metric in METRICS.items()},
+        "construct_seconds": _summary([result.construct_seconds for result in results]),
+        "verify_seconds": _summary([result.verify_seconds for result in results]),
+        "by_lineage": _by_lineage(scenario, scores),
+        "environment": environment(),
+        "command": command,
+    }
+
+
+def _by_lineage(scenario: Scenario, scores: pd.DataFrame) -> dict[str, Any]:
+    """Per row of the zoo's table: test scores over all repetitions, their mean, and the share called derived."""
+    found = {}
+    for family in dict.fromkeys(suspect.family for suspect in scenario.suspects):
+        mine = scores[scores.family == family]
+        if len(mine):
+            found[family] = {
+                "n": len(mine),
+                "mean_rate": float(mine.rate.mean()),
+                "recognised": float((mine.rate > mine.threshold).mean()),
+                "positive": bool(mine.positive.iloc[0]),
+            }
+    return found
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    mean, ci95 = evaluation.interval(values)
+    return {"mean": mean, "ci95": ci95, "values": [float(value) for value in values]}
+
+
+def environment() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "metav": metav.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "processor": engine.cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
