@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +35,13 @@ def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], loss: Loss) -> None:
     Perceptrons of one shape whose trainings differ in data, teacher and seed only, on parts of equal length, are
     trained side by side; all others one by one. Both ways give the same weights to rounding.
     """
-    if len(drafts) > 1 and all(_is_perceptron(draft.model) for draft in drafts):
-        _fit_side_by_side(drafts, parts, loss)
+    trainings = [draft.training for draft in drafts if draft.training is not None]
+    if len(trainings) == len(drafts) > 1 and all(_is_perceptron(draft.model) for draft in drafts):
+        _fit_side_by_side(drafts, trainings, parts, loss)
     else:
         for draft in drafts:
-            _fit_one(draft, parts, loss)
+            if draft.training is not None:
+                _fit_one(draft, draft.training, parts, loss)
     for draft in drafts:
         draft.model.eval().requires_grad_(False)
 
@@ -52,95 +55,103 @@ def anneal(loss: Loss, outputs: Tensor, teacher: Tensor, labels: Tensor, progres
     return torch.lerp(loss(outputs, teacher), loss(outputs, labels), progress)
 
 
-def _order(training: Training, n: int) -> Iterator[Tensor]:
-    """The examples' order in each epoch, a function of the seed alone."""
+def kept(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Where pruning left zeros: those weights stay zero when training goes on."""
+    zeros = {name: tensor.detach() != 0 for name, tensor in parameters.items() if "weight" in name}
+    return {name: mask for name, mask in zeros.items() if not mask.all()}
+
+
+def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], loss: Loss) -> None:
+    part = parts[training.data]
+    taught = None if draft.teacher is None else _answers(draft.teacher, part)
+    named = dict(draft.model.named_parameters())
+    draft.model.train().requires_grad_(False)
+    learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
+    epochs = (
+        (part.x[order], part.y[order], None if taught is None else taught[order])
+        for order in _orders(training, len(part.x))
+    )
+    _descend(draft.model, learnt, epochs, training, loss, examples=0)
+
+
+def _fit_side_by_side(
+    drafts: Sequence[Draft], trainings: Sequence[Training], parts: Mapping[str, Part], loss: Loss
+) -> None:
+    """As `_fit_one` for B drafts at once: every tensor has a further, first axis of B models."""
+    data = [parts[training.data] for training in trainings]
+    x, y = torch.stack([part.x for part in data]), torch.stack([part.y for part in data])
+    taught = None
+    if any(draft.teacher is not None for draft in drafts):  # where there is no teacher, the labels teach
+        answers = (_answers(d.teacher, p) if d.teacher is not None else p.y for d, p in zip(drafts, data, strict=True))
+        taught = torch.stack(list(answers))
+    weights = stack_parameters([draft.model for draft in drafts])
+    learnt = {name: weights[name].requires_grad_(True) for name in drafts[0].trainable}
+    models = torch.arange(len(drafts))[:, None]
+    epochs = (
+        (x[models, order], y[models, order], None if taught is None else taught[models, order])
+        for order in map(torch.stack, zip(*(_orders(each, x.shape[1]) for each in trainings), strict=True))
+    )
+    _descend(partial(perceptron, drafts[0].model, weights), learnt, epochs, trainings[0], loss, examples=1)
+    with torch.no_grad():
+        for index, draft in enumerate(drafts):
+            for name, parameter in draft.model.named_parameters():
+                found = weights[name][index]
+                parameter.copy_(found.mT if found.dim() == 2 else found)
+
+
+def _descend(
+    forward: Callable[[Tensor], Tensor],
+    learnt: Mapping[str, Tensor],
+    epochs: Iterator[tuple[Tensor, Tensor, Tensor | None]],
+    training: Training,
+    loss: Loss,
+    *,
+    examples: int,
+) -> None:
+    """Change `learnt` in place by Adam on mini-batches: inputs, labels and a teacher's answers of each epoch.
+
+    The examples are along axis `examples`; models along the axes before it share no weights, so that the sum of their
+    losses keeps their gradients apart.
+    """
+    optimiser, masks = Adam(learnt.values(), training.lr), kept(learnt)
+    for epoch, (x, y, taught) in enumerate(epochs):
+        batches = [each.split(training.batch, examples) for each in (x, y, y if taught is None else taught)]
+        for index, (inputs, labels, answers) in enumerate(zip(*batches, strict=True)):
+            outputs = forward(inputs)
+            if taught is None:
+                errors = loss(outputs, labels)
+            else:
+                errors = anneal(loss, outputs, answers, labels, (epoch + index / len(batches[0])) / training.epochs)
+            optimiser.step(torch.autograd.grad(errors.mean(-1).sum(), optimiser.parameters))
+            with torch.no_grad():
+                for name, mask in masks.items():
+                    learnt[name] *= mask
+
+
+def _orders(training: Training, n: int) -> Iterator[Tensor]:
+    """The order of the n examples in each epoch, a function of the seed alone."""
     generator = torch.Generator().manual_seed(training.seed)
     for _ in range(training.epochs):
         yield torch.randperm(n, generator=generator)
 
 
-def _teacher_answers(draft: Draft, part: Part) -> Tensor:
-    if draft.teacher is None:
-        return part.y
+def _answers(teacher: nn.Module, part: Part) -> Tensor:
     with torch.no_grad():
-        return torch.as_tensor(draft.teacher(part.x))
-
-
-def _masks(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Where pruning left zeros: those weights stay zero when training goes on."""
-    zeros = {name: tensor != 0 for name, tensor in parameters.items() if "weight" in name}
-    return {name: mask for name, mask in zeros.items() if not mask.all()}
-
-
-def _fit_one(draft: Draft, parts: Mapping[str, Part], loss: Loss) -> None:
-    training = draft.training
-    if training is None:
-        return
-    part = parts[training.data]
-    n, teacher = len(part.x), _teacher_answers(draft, part)
-    named = dict(draft.model.named_parameters())
-    draft.model.train().requires_grad_(False)
-    learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
-    masks = _masks({name: tensor.detach() for name, tensor in learnt.items()})
-    optimiser = Adam(learnt.values(), training.lr)
-    steps = training.epochs * -(-n // training.batch)
-    done = 0
-    for order in _order(training, n):
-        for batch in order.split(training.batch):
-            outputs = draft.model(part.x[batch])
-            error = anneal(loss, outputs, teacher[batch], part.y[batch], done / steps).mean()
-            optimiser.step(torch.autograd.grad(error, optimiser.parameters))
-            with torch.no_grad():
-                for name, mask in masks.items():
-                    learnt[name] *= mask
-            done += 1
-
-
-def _fit_side_by_side(drafts: Sequence[Draft], parts: Mapping[str, Part], loss: Loss) -> None:
-    """As `_fit_one` for B drafts at once: every tensor has a further, first axis of B models."""
-    trainings = [draft.training for draft in drafts if draft.training is not None]
-    if not trainings:
-        return
-    first = trainings[0]
-    data = [parts[training.data] for training in trainings]
-    x = torch.stack([part.x for part in data])
-    y = torch.stack([part.y for part in data])
-    teacher = torch.stack([_teacher_answers(draft, part) for draft, part in zip(drafts, data, strict=True)])
-    weights = stack_parameters([draft.model for draft in drafts])
-    learnt = {name: weights[name].requires_grad_(True) for name in drafts[0].trainable}
-    masks = _masks({name: tensor.detach() for name, tensor in learnt.items()})
-    optimiser = Adam(learnt.values(), first.lr)
-    n = x.shape[1]
-    rows = torch.arange(len(drafts))[:, None]
-    steps = first.epochs * -(-n // first.batch)
-    done = 0
-    for orders in zip(*(_order(training, n) for training in trainings), strict=True):
-        for batch in torch.stack(orders).split(first.batch, dim=1):
-            outputs = perceptron(drafts[0].model, weights, x[rows, batch])
-            error = anneal(loss, outputs, teacher[rows, batch], y[rows, batch], done / steps)
-            error = error.mean(-1).sum()  # the models share no weights: gradients stay apart
-            optimiser.step(torch.autograd.grad(error, optimiser.parameters))
-            with torch.no_grad():
-                for name, mask in masks.items():
-                    learnt[name] *= mask
-            done += 1
-    with torch.no_grad():
-        for index, draft in enumerate(drafts):
-            for name, parameter in draft.model.named_parameters():
-                parameter.copy_(weights[name][index])
+        return torch.as_tensor(teacher(part.x))
 
 
 def stack_parameters(models: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """Parameters of models of one architecture by name, each (len(models), *shape)."""
+    """Parameters of B perceptrons by name: weights (B, in, out), which is how gradients come, and biases (B, out)."""
     named = [dict(model.named_parameters()) for model in models]
-    return {name: torch.stack([each[name].detach() for each in named]) for name in named[0]}
+    stacked = {name: torch.stack([each[name].detach() for each in named]) for name in named[0]}
+    return {name: tensor.mT.contiguous() if tensor.dim() == 3 else tensor for name, tensor in stacked.items()}
 
 
 def perceptron(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Outputs (B, n, out) of B perceptrons with stacked `weights` on their inputs `x` (B, n, in)."""
+    """Outputs (B, n, out) of B perceptrons with the `weights` of `stack_parameters` on their inputs `x` (B, n, in)."""
     for name, module in template.named_children():
         if isinstance(module, nn.Linear):
-            x = torch.baddbmm(weights[f"{name}.bias"][:, None], x, weights[f"{name}.weight"].mT)
+            x = torch.baddbmm(weights[f"{name}.bias"][:, None], x, weights[f"{name}.weight"])
         else:
             x = module(x)
     return x
