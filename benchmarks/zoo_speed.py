@@ -4,8 +4,8 @@
 
 Four ways to train the same models: one after the other in plain PyTorch, as one would write it; one after the other as
 metav trains what it cannot stack; side by side with batched weights; and `metav zoo build` with its processes,
-start-up, files and digests. The first three run in one process with one thread, which is the fastest for small models. Prints
-seconds, ratios to the first, and how far the weights of the ways are apart.
+start-up, files and digests. The first three run in one process with one thread, which is the fastest for small models.
+Prints seconds, ratios to the first, and how far the answers of the ways are apart.
 """
 
 from __future__ import annotations
