@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from metav import engine, scenarios
+from metav import engine, results, scenarios
 from metav.suspects import Draft
 from metav.training import Loss, Part, absolute_error
 from metav.zoo import Zoo
@@ -95,7 +95,7 @@ def main() -> None:
         stacked, batched = train(zoo, lambda drafts: scenario.fit(drafts, parts), together=True)
         alone, single = train(zoo, lambda drafts: scenario.fit(drafts, parts), together=False)
         literal, reference = train(zoo, lambda drafts: plain(drafts, parts, absolute_error), together=False)
-    print(f"{len(single)} models, {scenario.name} ({scenario.profile}), {engine.cpu_name()}")
+    print(f"{len(single)} models, {scenario.name} ({scenario.profile}), {results.processor()}")
     for name, seconds in {
         "one by one, plain PyTorch": literal,
         "one by one, metav": alone,

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
 from rich.table import Table
 
 import metav
+from metav.console import complain, output, progress_bar
 from metav.errors import MetavError, UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def bench(
     jobs
         Processes.
     """
-    from metav import benchmark, engine, schemes
+    from metav import benchmark, schemes
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
 
@@ -71,7 +71,7 @@ def bench(
     _at_least_one("repeats", repeats)
     folder = make_folder(out or Path("metav-results") / scenario) if scenario else Path()
     found = _built(scenario, profile, zoo, jobs)
-    with engine.progress_bar("constructing fingerprints", len(names) * repeats) as progress:
+    with progress_bar("constructing fingerprints", len(names) * repeats) as progress:
         results = benchmark.run(found, names, repeats=repeats, queries=queries, jobs=jobs, progress=progress)
     from metav import report
     from metav.results import METRICS
@@ -81,8 +81,8 @@ def bench(
     for row in rows:
         metrics = (row[key] for key in METRICS)
         table.add_row(row["scheme"], *(report.cell(m) for m in metrics), report.cell(row["construct_seconds"], 1))
-    _console().print(table)
-    _console().print(f"Report, results and figures are in {folder}/: open {folder / 'report.md'}.", soft_wrap=True)
+    output().print(table)
+    output().print(f"Report, results and figures are in {folder}/: open {folder / 'report.md'}.", soft_wrap=True)
     return 0
 
 
@@ -90,7 +90,7 @@ def bench(
 def build(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None, jobs: int = 2) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     found = _built(scenario, profile, zoo, jobs)
-    _console().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
+    output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
     return 0
 
 
@@ -108,7 +108,7 @@ def list_(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None) -> int:
         family = record.lineage if record.lineage == "target" else (suspect.family if suspect else "-")
         quality = (f"{value:.3f}" for value in record.quality.values())
         table.add_row(family, truly, str(record.parameters), f"{record.seconds:.2f}", *quality, record.lineage)
-    _console().print(table)
+    output().print(table)
     return 0
 
 
@@ -118,9 +118,9 @@ def verify(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None) -> int:
     found = _zoo(scenario, profile, zoo)
     problems = found.verify()
     for problem in problems:
-        _complain(problem)
+        complain(problem)
     total = len(found.lineages())
-    _console().print(f"{total - len(problems)} of {total} models in {found.folder} are whole.", soft_wrap=True)
+    output().print(f"{total - len(problems)} of {total} models in {found.folder} are whole.", soft_wrap=True)
     return 1 if problems else 0
 
 
@@ -149,7 +149,7 @@ def fingerprint(
     found = _built(scenario, profile, zoo, jobs)
     made = maker.construct(benchmark.ensemble(found, found.scenario.suspects), queries=queries, seed=seed)
     digest = made.save(out)
-    _console().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
+    output().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
     return 0
 
 
@@ -171,7 +171,7 @@ def inspect(file: Path) -> int:
     }
     for name, value in facts.items():
         table.add_row(name, value)
-    _console().print(table)
+    output().print(table)
     return 0
 
 
@@ -184,12 +184,10 @@ def _zoo(name: str, profile: str, folder: Path | None) -> ZooFolder:
 
 
 def _built(name: str, profile: str, folder: Path | None, jobs: int) -> ZooFolder:
-    from metav import engine
-
     _at_least_one("jobs", jobs)
     found = _zoo(name, profile, folder)
     found.prepare()
-    with engine.progress_bar(f"zoo {name}", len(found.lineages())) as progress:
+    with progress_bar(f"zoo {name}", len(found.lineages())) as progress:
         found.build(jobs=jobs, progress=progress)
     return found
 
@@ -207,27 +205,18 @@ def _command() -> str:
     return shlex.join(["metav", *sys.argv[1:]])
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=240)
-
-
-def _complain(message: str) -> None:
-    Console(stderr=True).print(f"metav: {message}", style="red", soft_wrap=True, markup=False, highlight=False)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 (could not complete) or 2 (usage)."""
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        _complain(" ".join(str(error).split()))
+        complain(" ".join(str(error).split()))
         return 2
     except MetavError as error:
-        _complain(str(error))
+        complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted: run the same command again, it goes on where it was.")
+        complain("interrupted: run the same command again, it goes on where it was.")
         return 130
     return code if isinstance(code, int) else 0
 

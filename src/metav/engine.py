@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import joblib
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from metav.errors import MetavError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-console = Console(stderr=True)
 
 
 @contextmanager
@@ -63,6 +54,11 @@ def map(  # noqa: A001 (the name says it)
         A joblib backend: `loky` (processes), or one that was registered, such as Ray's or Dask's.
     progress
         Called with each finished item.
+
+    Raises
+    ------
+    MetavError
+        A process was killed from outside. Errors of `function` come through as they are.
     """
     if jobs == 1 or len(items) < 2:
         results = []
@@ -75,48 +71,18 @@ def map(  # noqa: A001 (the name says it)
         joblib.delayed(_indexed)(function, index, item) for index, item in enumerate(items)
     )
     found: dict[int, Result] = {}
-    for index, result in indexed:
-        found[index] = result
-        if progress:
-            progress(items[index])
+    try:
+        for index, result in indexed:
+            found[index] = result
+            if progress:
+                progress(items[index])
+    except TerminatedWorkerError as error:
+        raise MetavError(
+            "expected the worker processes to finish, got one that was killed, perhaps for want of memory: "
+            "run the same command again, with fewer --jobs if it happens again."
+        ) from error
     return [found[index] for index in range(len(items))]
 
 
 def _indexed(function: Callable[[Item], Result], index: int, item: Item) -> tuple[int, Result]:
     return index, _call(function, item)
-
-
-@contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the time left on the terminal's error stream; yields the function that advances it.
-
-    Where the stream is not a terminal nothing is drawn but the last state.
-    """
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    ) as bar:
-        task = bar.add_task(title, total=total)
-
-        def advance(by: int) -> None:
-            bar.update(task, advance=by)
-
-        yield advance
-
-
-def cpu_name() -> str:
-    """The processor's model name where the system tells it, otherwise the machine type."""
-    try:
-        with open("/proc/cpuinfo") as lines:  # noqa: PTH123 (not a path of ours)
-            return next(_after_colon(lines, "model name"))
-    except (OSError, StopIteration):
-        return os.uname().machine
-
-
-def _after_colon(lines: Iterable[str], key: str) -> Iterator[str]:
-    return (line.split(":", 1)[1].strip() for line in lines if line.startswith(key))

@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 
 import metav
-from metav import engine, evaluation
+from metav import evaluation
 from metav.benchmark import CellResult
 from metav.scenarios import Scenario
 
@@ -87,7 +88,17 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "processor": engine.cpu_name(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def processor() -> str:
+    """The processor's model name where the system tells it, otherwise the machine type."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

@@ -1,0 +1,50 @@
+"""What commands draw on the terminal: tables and sentences on the output stream, progress and errors on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+def output() -> Console:
+    """The output stream; where it is no terminal, wide enough to keep each row of a table on one line."""
+    console = Console()
+    return console if console.is_terminal else Console(width=240)
+
+
+def complain(message: str) -> None:
+    """Print one sentence on the error stream."""
+    Console(stderr=True).print(f"metav: {message}", style="red", soft_wrap=True, markup=False, highlight=False)
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with the time left on the terminal's error stream; yields the function that advances it.
+
+    Where the stream is not a terminal nothing is drawn but the last state.
+    """
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task(title, total=total)
+
+        def advance(by: int) -> None:
+            bar.update(task, advance=by)
+
+        yield advance

@@ -1,0 +1,58 @@
+"""Spreading work: order, one thread each, errors, and a worker that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from metav import engine
+from metav.errors import MetavError, UsageError
+
+
+def square(x: int) -> tuple[int, int, int]:
+    return x * x, torch.get_num_threads(), os.getpid()
+
+
+def refuse(x: int) -> int:
+    if x == 2:
+        raise UsageError("expected another number, got 2: try 3.")
+    return x
+
+
+def die(x: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_results_come_in_order_from_processes_of_one_thread(jobs):
+    seen = []
+    found = engine.map(square, [3, 1, 2], jobs=jobs, progress=seen.append)
+    assert [value for value, _, _ in found] == [9, 1, 4]
+    assert {threads for _, threads, _ in found} == {1}
+    assert sorted(seen) == [1, 2, 3]
+    assert (os.getpid() in {pid for _, _, pid in found}) == (jobs == 1)
+
+
+def test_threads_are_put_back():
+    torch.set_num_threads(2)
+    try:
+        engine.map(square, [1], jobs=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_errors_come_through_as_they_are(jobs):
+    with pytest.raises(UsageError, match=r"expected another number, got 2: try 3\."):
+        engine.map(refuse, [1, 2, 3], jobs=jobs)
+
+
+@pytest.mark.filterwarnings("ignore:A worker stopped:UserWarning")
+def test_a_killed_worker_is_one_sentence():
+    with pytest.raises(MetavError, match="worker processes to finish, got one that was killed"):
+        engine.map(die, [1, 2], jobs=2)
+    assert [value for value, _, _ in engine.map(square, [1, 2], jobs=2)] == [1, 4]
