@@ -94,6 +94,7 @@ def main() -> None:
     with engine.one_thread():
         stacked, batched = train(zoo, lambda drafts: scenario.fit(drafts, parts), together=True)
         alone, single = train(zoo, lambda drafts: scenario.fit(drafts, parts), together=False)
+        torch.set_flush_denormal(False)  # as PyTorch comes
         literal, reference = train(zoo, lambda drafts: plain(drafts, parts, absolute_error), together=False)
     print(f"{len(single)} models, {scenario.name} ({scenario.profile}), {results.processor()}")
     for name, seconds in {
