@@ -20,12 +20,14 @@ check: $(READY)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/deptry src
 
-# Made again only when the dependencies change. `python -m venv` needs ensurepip, which some systems split off;
-# there pip brings virtualenv instead.
+# Made again only when the dependencies change, with all that both commands need. `python -m venv` needs ensurepip,
+# which some systems split off; there pip brings virtualenv instead.
 $(READY): pyproject.toml
-	$(PYTHON) -m venv $(VENV) || ($(PYTHON) -m pip install --user virtualenv && $(PYTHON) -m virtualenv $(VENV))
+	$(PYTHON) -m venv $(VENV) || { \
+	  $(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv && \
+	  PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --clear $(VENV); }
 	$(VENV)/bin/python -m pip install --quiet --editable '.[warfarin,skin,dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) metav-results
+	rm -rf $(VENV) $(VENV)-bootstrap metav-results

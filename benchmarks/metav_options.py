@@ -20,10 +20,10 @@ OPTIONS = [
     "metav",
     "metav(start=data)",
     "metav(depth=2)",
-    "metav(rate=0.003)",
+    "metav(lr=0.003)",
     "metav(batch=4)",
     "metav(standardise=robust)",
-    "metav(standardise=robust,rate=0.003)",
+    "metav(standardise=robust,lr=0.003)",
     "metav(standardise=robust,batch=4)",
     "metav(standardise=robust,batch=4,start=data)",
 ]

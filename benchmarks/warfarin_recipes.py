@@ -19,13 +19,13 @@ from metav.scenarios.warfarin import Recipe, load
 from metav.zoo import Zoo
 
 RECIPES = [
-    Recipe(rate=0.001, epochs=30, distillation_epochs=30),
+    Recipe(lr=0.001, epochs=30, distillation_epochs=30),
     Recipe(epochs=30, distillation_epochs=30),
     Recipe(epochs=100, distillation_epochs=30),
     Recipe(),
     Recipe(target_seed=1),
     Recipe(target_seed=2),
-    Recipe(tuning_rate=0.003),
+    Recipe(tuning_lr=0.003),
 ]
 SCHEMES = ["metav", "metav(standardise=robust,batch=4)"]
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     print(
-        "| rate, epochs, students' epochs, tuning rate, target seed | error of target / S, mg | agreement | scheme "
+        "| lr, epochs, students' epochs, tuning lr, target's seed | error of target / S, mg | agreement | scheme "
         "| ARUC | AUC | robustness at 100 % uniqueness |\n|---|---|---|---|---|---|---|"
     )
     for recipe in RECIPES:
@@ -52,7 +52,7 @@ def main() -> None:
             error, agreement = (statistics.mean(twin[key] for twin in twins) for key in ("mae", "agreement"))
             cells = benchmark.run(zoo, SCHEMES, repeats=options.repeats, jobs=options.jobs)
             name = (
-                f"{recipe.rate}, {recipe.epochs}, {recipe.distillation_epochs}, {recipe.tuning_rate}, "
+                f"{recipe.lr}, {recipe.epochs}, {recipe.distillation_epochs}, {recipe.tuning_lr}, "
                 f"{recipe.target_seed} | {zoo.record('target').quality['mae']:.2f} / {error:.2f} | {agreement:.2f}"
             )
         for row in results.rows(scenario, cells, ""):

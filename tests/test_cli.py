@@ -115,7 +115,7 @@ def test_fingerprint_then_inspect(smoke_zoo, tmp_path, capsys):
     capsys.readouterr()
     assert main(["inspect", str(out)]) == 0
     shown = capsys.readouterr().out
-    for fact in ("6 of shape (31,)", "mg/week", made.digest, "meta-verifier", "iterations 30"):
+    for fact in ("6 of shape (31,)", "mg/week", made.digest, "meta-verifier", "iterations 30", "target"):
         assert fact in shown
 
 
@@ -142,6 +142,8 @@ BAD = {
     "bench warfarin --queries many": (2, "--queries"),
     "bench warfarin --repeatss 3": (2, "Did you mean --repeats"),
     "bench": (2, "scenario"),
+    "bench warfarin --scheme": (2, "--scheme"),
+    "bench warfarin --scheme metav metav(batch=1)": (2, "expected each scheme once"),
     "bench warfarin --out /proc/none": (1, "expected a folder that can be written to, got '/proc/none'"),
     "bench warfarin --profile smoke --zoo /proc/none": (1, "got '/proc/none"),
     "fingerprint warfarin": (2, "--out"),
@@ -168,6 +170,7 @@ def test_bad_input_is_one_sentence_and_a_code(line, capsys, tmp_path, monkeypatc
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
     assert captured.out == ""
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["pyproject.toml"]
 
 
 def test_a_zoo_of_another_profile_is_named_with_both_values(smoke_zoo, tmp_path, capsys):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from metav import Fingerprint, Spec
 from metav.errors import IntegrityError, SuspectError, UsageError
 from metav.scorers import MetaVerifier
+from metav.storage import load_tensors, save_tensors
 
 SPEC = Spec(input_shape=(2, 3), output_shape=(4,), low=0.0, high=1.0, output="probabilities")
 
@@ -41,7 +42,7 @@ def test_saved_and_loaded_it_is_the_same(made, tmp_path):
 
 
 def test_rates_are_probabilities(made):
-    for scale in (0, 1, 1e3, 1e30):
+    for scale in (0, 1, 1e3, 1e9):
         assert 0 <= made.score(scale * torch.randn(5, 4)) <= 1
 
 
@@ -51,8 +52,10 @@ def test_rates_are_probabilities(made):
         (torch.rand(5, 3), r"outputs of shape \(5, 4\), got \(5, 3\)"),
         (torch.rand(4, 4), r"got \(4, 4\)"),
         (torch.rand(20), r"got \(20,\)"),
-        (torch.full((5, 4), torch.nan), "got NaN or infinity"),
-        (torch.full((5, 4), torch.inf), "got NaN or infinity"),
+        (torch.full((5, 4), torch.nan), "got NaN, infinity"),
+        (torch.full((5, 4), torch.inf), "got NaN, infinity"),
+        (torch.full((5, 4), 1e300, dtype=torch.float64), "beyond float32"),
+        (torch.tensor([[3e38, -3e38] * 2] * 5), "beyond float32"),
     ],
 )
 def test_bad_answers_are_errors_and_no_verdict(made, outputs, words):
@@ -91,6 +94,37 @@ def test_edited_files_are_refused(made, tmp_path):
         rewrite(path, edit)
         with pytest.raises(IntegrityError, match="was changed after it was written"):
             Fingerprint.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, meta: meta.update(spec="none"),
+        lambda tensors, meta: meta["spec"].update(more=1),
+        lambda tensors, meta: meta["spec"].update(input_shape=None),
+        lambda tensors, meta: meta.update(threshold="high"),
+        lambda tensors, meta: meta.update(threshold=7),
+        lambda tensors, meta: meta.pop("threshold"),
+        lambda tensors, meta: meta["scorer"].update(kind=["list"]),
+        lambda tensors, meta: meta["scorer"].update(kind="newer"),
+        lambda tensors, meta: meta["scorer"]["settings"].update(answers=3),
+        lambda tensors, meta: tensors.pop("queries"),
+        lambda tensors, meta: tensors.update(queries=torch.full((5, 2, 3), torch.nan)),
+        lambda tensors, meta: tensors.update(queries=torch.ones(5, 2, 3, dtype=torch.int64)),
+        lambda tensors, meta: tensors.update(queries=torch.full((5, 2, 3), 9.0)),
+        lambda tensors, meta: tensors.update(queries=torch.rand(6, 2, 3)),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_even_where_the_digest_is_right(made, tmp_path, change):
+    path = tmp_path / "fp.safetensors"
+    made.save(path)
+    tensors, meta = load_tensors(path, "")
+    meta.pop("digest")
+    change(tensors, meta)
+    save_tensors(path, tensors, meta)
+    with pytest.raises(IntegrityError, match="that fit together") as caught:
+        Fingerprint.load(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_other_contents_are_refused(made, tmp_path, smoke_zoo):

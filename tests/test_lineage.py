@@ -34,6 +34,18 @@ def test_the_last_link_is_the_step(text, step):
     assert parse(text, TARGET).step == step
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("wp(0.3)", "wp(0.30)", "wp( ratio = 0.3 )", "wp(.3,layer)", "wp(0.3,scope=layer)"),
+        ("rtal(public,9ep,lr=0.01,batch=8,seed=0)", "rtal(public,9,batch=08,lr=1e-2,seed=00)"),
+    ],
+)
+def test_equal_steps_have_one_text_and_one_identity(texts):
+    assert len({parse(f"target>{text}", TARGET).full for text in texts}) == 1
+    assert parse(f"target>{texts[-1]}", TARGET).text == f"target>{texts[0]}"
+
+
 def test_target_is_a_short_name_and_spaces_do_not_matter():
     short, long = parse("target > wp(0.3)", TARGET), parse(f"{TARGET}>wp(0.3)", TARGET)
     assert short == long
@@ -54,7 +66,7 @@ def test_target_is_a_short_name_and_spaces_do_not_matter():
         (f"target>ftll({TRAIN},last=2)", "got 'last=2'"),
         ("target>ftll(public,tenep,lr=0.001,batch=64,seed=2)", "expected epochs to be of type int"),
         ("target>ftll(public,0ep,lr=0.001,batch=64,seed=2)", "expected epochs of at least 1, got 0"),
-        ("target>ftll(public,1ep,lr=0,batch=64,seed=2)", "expected a learning rate lr above 0"),
+        ("target>ftll(public,1ep,lr=0,batch=64,seed=2)", "expected a finite learning rate lr above 0"),
         ("", "expected a name with arguments"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from metav.errors import IntegrityError, StorageError
-from metav.storage import digest, load_tensors, make_folder, save_tensors, write_atomic
+from metav.storage import digest, home, load_tensors, make_folder, save_tensors, write_atomic
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, 2]), "scalar": torch.tensor(3.0)}
 META = {"name": "x", "nested": {"b": 1, "a": [1.5, None]}}
@@ -82,6 +82,17 @@ def test_a_missing_file_and_a_folder_in_the_way(tmp_path):
         make_folder(tmp_path / "taken")
     with pytest.raises(StorageError, match="expected to write"):
         write_atomic(tmp_path / "none" / "file", b"")
+    for path in (tmp_path / "taken" / "file", tmp_path / ("long" * 99)):
+        with pytest.raises(StorageError, match="expected to write"):
+            write_atomic(path, b"")
+
+
+def test_the_cache_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/somebody")
+    monkeypatch.setenv("METAV_HOME", "~/x")
+    assert str(home()) == "/somebody/x"
+    monkeypatch.setenv("METAV_HOME", "")
+    assert str(home()) == "/somebody/.cache/metav"
 
 
 KILLED_BEFORE_RENAME = """

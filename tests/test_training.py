@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from metav import training
+from metav.suspects import FilterPruning, FineTuning
 from metav.suspects.base import seeded
 
 TARGET_TO_TRAIN = {
@@ -105,3 +106,53 @@ def test_a_students_first_step_is_towards_the_teacher_and_the_last_ones_towards_
     student, alone = trained(60, teacher, public), trained(60, None, public)
     errors = [(model(public.x) - public.y).abs().mean() for model in (student, alone, teacher)]
     assert errors[1] < errors[0] < errors[2]
+
+
+def convolutional() -> nn.Module:
+    with seeded(0):
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64, 2),
+        )
+
+
+def images() -> dict[str, training.Part]:
+    with seeded(1):
+        return {"public": training.Part(x=torch.rand(32, 1, 8, 8), y=torch.rand(32, 2))}
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_convolutional_nets_are_tuned_too_and_frozen_statistics_stay(last):
+    step = FineTuning(data="public", epochs=2, lr=0.01, batch=8, seed=0, last=last)
+    parent = convolutional().eval().requires_grad_(False)
+    pruned = FilterPruning(ratio=0.5).draft(parent, None).model
+    draft = step.draft(pruned, None)
+    before = {name: value.clone() for name, value in draft.model.state_dict().items()}
+    training.fit([draft], images(), training.absolute_error)
+    after = draft.model.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert set(draft.trainable) <= moved
+    assert ("1.running_mean" in moved) == (last == 0)
+    assert (after["0.weight"][before["0.weight"] == 0] == 0).all()
+    assert not draft.model.training
+
+
+def test_drafts_of_other_rates_shapes_or_layers_are_not_stacked():
+    part = {"public": training.Part(x=torch.rand(32, 5), y=torch.rand(32, 1))}
+
+    def made(lr=0.01, batch=8, width=4, bias=True, last=0):
+        with seeded(0):
+            model = nn.Sequential(nn.Linear(5, width, bias=bias), nn.ReLU(), nn.Linear(width, 1))
+        return FineTuning(data="public", epochs=2, lr=lr, batch=batch, seed=0, last=last).draft(model, None)
+
+    for other in ({"lr": 0.1}, {"batch": 4}, {"width": 3}, {"bias": False}, {"last": 1}):
+        pair, alone = [made(), made(**other)], made(**other)
+        training.fit(pair, part, training.absolute_error)
+        training.fit([alone], part, training.absolute_error)
+        expected = alone.model.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in pair[1].model.state_dict().items()), other

@@ -118,20 +118,23 @@ def test_what_is_missing_is_rebuilt_to_the_same_bytes(copy, smoke_zoo):
     assert copy.verify() == []
 
 
+def count(folder: Path) -> int:
+    return len(list(folder.glob("????????????????.json")))
+
+
 def test_killed_at_any_moment_it_resumes_and_ends_in_the_same_zoo(tmp_path, smoke_zoo):
     folder = tmp_path / "zoo"
     command = [*BUILD, "--profile", "smoke", "--zoo", str(folder)]
     reached = []
-    for enough in (0, 6, 33):
+    for enough, wait, kill in ((1, 0.0, os.killpg), (6, 0.1, os.kill), (20, 0.03, os.killpg), (33, 0.0, os.killpg)):
         process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(folder.glob("????????????????.json"))) < enough + (
-            not folder.exists()
-        ):
+        while process.poll() is None and count(folder) < enough:
             time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGKILL)  # the builder and its workers, wherever they are
+        time.sleep(wait)
+        kill(process.pid, signal.SIGKILL)  # the builder with its workers, or the builder alone
         process.wait()
         assert process.returncode == -signal.SIGKILL, "the build ended before it was killed"
-        reached.append(len(list(folder.glob("????????????????.json"))))
+        reached.append(count(folder))
         for record in folder.glob("????????????????.json"):
             json.loads(record.read_bytes())
     assert reached == sorted(reached)
@@ -187,11 +190,53 @@ def test_damaged_weights_are_found_and_can_be_mended(copy, smoke_zoo, damage):
     assert digests(copy) == digests(smoke_zoo)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.update(digest=5),
+        lambda record: record["quality"].update(mae=0.0),
+        lambda record: record.update(lineage="target"),
+        lambda record: record.pop("seal"),
+        lambda record: record.clear(),
+    ],
+)
+def test_an_edited_record_is_found(copy, change):
+    path = copy._record(copy.lineages()[3])
+    record = json.loads(path.read_bytes())
+    change(record)
+    path.write_text(json.dumps(record))
+    (problem,) = copy.verify()
+    assert "got a truncated, edited or foreign file" in problem
+
+
 def test_a_truncated_record_is_found(copy):
     path = copy._record(copy.lineages()[3])
     path.write_bytes(path.read_bytes()[:20])
-    assert len(copy.verify()) == 1
-    assert "truncated" in copy.verify()[0]
+    (problem,) = copy.verify()
+    assert "truncated" in problem
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", "{", '{"format": "0"}'])
+def test_damaged_settings_are_refused(copy, content):
+    (copy.folder / "zoo.json").write_text(content)
+    with pytest.raises((IntegrityError, SettingsError), match="expected"):
+        copy.verify()
+
+
+def test_weights_without_which_a_record_is_nothing_are_trained_again(copy, smoke_zoo):
+    copy._weights("target").unlink()
+    assert copy.build(jobs=1) == 1
+    assert digests(copy) == digests(smoke_zoo)
+
+
+def test_a_whole_zoo_can_be_read_only(copy):
+    for path in copy.folder.rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    copy.folder.chmod(0o555)
+    before = sorted(copy.folder.iterdir())
+    copy.prepare()
+    assert copy.build(jobs=1) == 0
+    assert sorted(copy.folder.iterdir()) == before
 
 
 def test_identity_depends_on_every_parameter_and_on_the_parents(smoke_zoo):

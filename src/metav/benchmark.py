@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from metav import engine, schemes
 from metav.errors import UsageError
+from metav.fingerprint import Fingerprint
 from metav.scenarios import Suspect
 from metav.schemes import Ensemble
 from metav.verification import verify
@@ -28,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One test suspect's matching rate, beside what it truly is and the fingerprint's threshold."""
+    """One test suspect's matching rate, beside what it truly is, the fingerprint's threshold and its quality."""
 
     scheme: str
     repetition: int
@@ -37,13 +38,15 @@ class Score:
     positive: bool
     rate: float
     threshold: float
+    quality: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
     """Scores of a cell, one a test suspect, and two timings.
 
-    `construct_seconds` excludes loading the models; `verify_seconds` is for all test suspects together.
+    `construct_seconds` includes loading the suspects to construct from; `verify_seconds` is for asking and scoring all
+    test suspects.
     """
 
     cell: Cell
@@ -89,12 +92,25 @@ def ensemble(zoo: Zoo, suspects: Sequence[Suspect]) -> Ensemble:
     )
 
 
+def construct(zoo: Zoo, scheme: str, suspects: Sequence[Suspect], *, queries: int, seed: int) -> Fingerprint:
+    """Make a fingerprint of the zoo's target from some of its suspects, and note in it which."""
+    known = ensemble(zoo, suspects)
+    with engine.one_thread():
+        made = schemes.get(scheme).construct(known, queries=queries, seed=seed)
+    origin = {
+        "scenario": zoo.scenario.name,
+        "profile": zoo.scenario.profile,
+        "target": {"lineage": zoo.scenario.lineage("target").full, "digest": zoo.record("target").digest},
+        "suspects": sorted(zoo.scenario.lineage(suspect.lineage).text for suspect in suspects),
+    }
+    return replace(made, provenance={**made.provenance, **origin})
+
+
 def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
     """Construct on one half of the zoo, score the suspects of the other half."""
     construction, test = split(zoo.scenario.suspects, cell.repetition)
-    known = ensemble(zoo, construction)
     start = time.perf_counter()
-    fingerprint = schemes.get(cell.scheme).construct(known, queries=cell.queries, seed=cell.repetition)
+    fingerprint = construct(zoo, cell.scheme, construction, queries=cell.queries, seed=cell.repetition)
     construct_seconds = time.perf_counter() - start
     models = [zoo.load(suspect.lineage) for suspect in test]
     verdicts = [verify(fingerprint, model) for model in models]
@@ -107,6 +123,7 @@ def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
             positive=suspect.positive,
             rate=verdict.rate,
             threshold=verdict.threshold,
+            quality=zoo.record(suspect.lineage).quality,
         )
         for suspect, verdict in zip(test, verdicts, strict=True)
     )

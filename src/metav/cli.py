@@ -23,6 +23,7 @@ app = App(name="metav", help="Was that model derived from mine?", version=metav.
 zoo_app = App(name="zoo", help="Build, list or verify the suspects of a scenario.")
 app.command(zoo_app)
 
+_arguments: list[str] = []  # of this run, for the results
 Scheme = Annotated[list[str] | None, Parameter(name="--scheme", consume_multiple=True, negative="")]
 ZooPath = Annotated[Path | None, Parameter(name="--zoo")]
 
@@ -54,7 +55,7 @@ def bench(
     queries
         N, the queries of a fingerprint.
     out
-        Folder for results.json, report.md and figures; by default metav-results/SCENARIO.
+        Folder for results.json, report.md and figures; by default metav-results/SCENARIO or SCENARIO-PROFILE.
     zoo
         The zoo's folder; by default in METAV_HOME or ~/.cache/metav.
     jobs
@@ -64,19 +65,20 @@ def bench(
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
 
-    names = scheme or ["metav"]
-    for name in names:
-        schemes.get(name)
+    names = ["metav"] if scheme is None else scheme
+    schemes.check(names)
     check_queries(queries)
     _at_least_one("repeats", repeats)
-    folder = make_folder(out or Path("metav-results") / scenario) if scenario else Path()
-    found = _built(scenario, profile, zoo, jobs)
+    _at_least_one("jobs", jobs)
+    found = _zoo(scenario, profile, zoo)
+    folder = make_folder(out or Path("metav-results") / (scenario if profile == "cpu" else f"{scenario}-{profile}"))
+    _build(found, jobs)
     with progress_bar("constructing fingerprints", len(names) * repeats) as progress:
         results = benchmark.run(found, names, repeats=repeats, queries=queries, jobs=jobs, progress=progress)
     from metav import report
     from metav.results import METRICS
 
-    rows = report.write(folder, found.scenario, results, _command())
+    rows = report.write(folder, found.scenario, results, shlex.join(["metav", *_arguments]))
     table = Table("scheme", "ARUC", "ARUC exact", "AUC", "robustness at 100 % uniqueness", "construction, s")
     for row in rows:
         metrics = (row[key] for key in METRICS)
@@ -89,7 +91,9 @@ def bench(
 @zoo_app.command
 def build(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None, jobs: int = 2) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
-    found = _built(scenario, profile, zoo, jobs)
+    _at_least_one("jobs", jobs)
+    found = _zoo(scenario, profile, zoo)
+    _build(found, jobs)
     output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
     return 0
 
@@ -141,13 +145,15 @@ def fingerprint(
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
 
-    maker = schemes.get(scheme)
+    schemes.get(scheme)
     check_queries(queries)
+    _at_least_one("jobs", jobs)
     if out.is_dir():
         raise UsageError(f"expected a file for --out, got the folder {str(out)!r}: add a name, e.g. fp.safetensors.")
+    found = _zoo(scenario, profile, zoo)
     make_folder(out.parent)
-    found = _built(scenario, profile, zoo, jobs)
-    made = maker.construct(benchmark.ensemble(found, found.scenario.suspects), queries=queries, seed=seed)
+    _build(found, jobs)
+    made = benchmark.construct(found, scheme, found.scenario.suspects, queries=queries, seed=seed)
     digest = made.save(out)
     output().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
     return 0
@@ -183,13 +189,10 @@ def _zoo(name: str, profile: str, folder: Path | None) -> ZooFolder:
     return Zoo(scenario, folder)
 
 
-def _built(name: str, profile: str, folder: Path | None, jobs: int) -> ZooFolder:
-    _at_least_one("jobs", jobs)
-    found = _zoo(name, profile, folder)
+def _build(found: ZooFolder, jobs: int) -> None:
     found.prepare()
-    with progress_bar(f"zoo {name}", len(found.lineages())) as progress:
+    with progress_bar(f"zoo {found.scenario.name}", len(found.lineages())) as progress:
         found.build(jobs=jobs, progress=progress)
-    return found
 
 
 def _at_least_one(name: str, value: int) -> None:
@@ -198,23 +201,25 @@ def _at_least_one(name: str, value: int) -> None:
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-
-
-def _command() -> str:
-    return shlex.join(["metav", *sys.argv[1:]])
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    return f"{len(value)} models" if isinstance(value, list) else str(value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 1 (could not complete) or 2 (usage)."""
+    """Run the command line; return the exit code: 0, 1 (could not complete), 2 (usage) or 130 (interrupted)."""
+    _arguments[:] = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        code = app(_arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         complain(" ".join(str(error).split()))
         return 2
     except MetavError as error:
         complain(str(error))
         return error.exit_code
+    except OSError as error:
+        complain(f"expected to read and write files, got {error}: check the path and its permissions.")
+        return 1
     except KeyboardInterrupt:
         complain("interrupted: run the same command again, it goes on where it was.")
         return 130

@@ -21,7 +21,8 @@ def one_thread() -> Iterator[None]:
     """Run torch on one thread inside, with denormal numbers taken as zero.
 
     One thread gives the same bits for any number of processes. Adam's moments of weights that get no gradient any
-    more decay into denormal numbers, which cost half of the time of a long training.
+    more decay into denormal numbers, which cost half of the time of a long training. Afterwards denormal numbers are
+    computed with, as torch starts; it cannot be asked what was set before.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from metav import evaluation
+from metav.storage import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +49,7 @@ def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
         aruc, half = row["aruc"]["mean"], row["aruc"]["ci95"]
         spread = "" if half is None else f" ± {half:.3f}"
         left.set_title(f"ARUC {aruc:.3f}{spread} (ceiling 0.980)", loc="left", fontsize=10)
-        right.set_title("Test suspects by lineage, all repetitions", loc="left", fontsize=10)
+        right.set_title("Test suspects by lineage: derived in blue, independent in orange", loc="left", fontsize=10)
         figure.suptitle(
             f"{row['scheme']} on {row['scenario']} ({row['profile']}), "
             f"{row['queries']} queries, {row['repeats']} repetitions",
@@ -59,7 +61,7 @@ def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
 
 
 def curves(ax: Axes, scores: pd.DataFrame) -> Axes:
-    """Draw robustness and uniqueness, means over repetitions; the shaded area is the mean ARUC."""
+    """Draw robustness and uniqueness, means over repetitions; the shaded area is the mean exact ARUC."""
     thresholds = np.linspace(0, 1, 501)
     r, u, both = [], [], []
     for _, part in scores.groupby("repetition"):
@@ -68,7 +70,7 @@ def curves(ax: Axes, scores: pd.DataFrame) -> Axes:
         r.append(evaluation.robustness(positives, thresholds))
         u.append(evaluation.uniqueness(negatives, thresholds))
         both.append(np.minimum(r[-1], u[-1]))
-    ax.fill_between(thresholds, np.mean(both, 0), color=SHADE, linewidth=0, label="min(R, U)")
+    ax.fill_between(thresholds, np.mean(both, 0), color=SHADE, linewidth=0)
     ax.plot(thresholds, np.mean(r, 0), color=POSITIVE, linewidth=2)
     ax.plot(thresholds, np.mean(u, 0), color=NEGATIVE, linewidth=2)
     ax.set(
@@ -106,8 +108,12 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write SVG (byte-identical for equal content) and PNG; return both paths."""
     import matplotlib as mpl
 
-    paths = [folder / f"{name}.svg", folder / f"{name}.png"]
-    with mpl.rc_context(STYLE):
-        figure.savefig(paths[0], metadata={"Date": None})
-        figure.savefig(paths[1], dpi=150)
+    paths = []
+    formats: dict[str, Any] = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 150}}
+    for suffix, options in formats.items():
+        content = BytesIO()
+        with mpl.rc_context(STYLE):
+            figure.savefig(content, format=suffix, **options)
+        paths.append(folder / f"{name}.{suffix}")
+        write_atomic(paths[-1], content.getvalue())
     return paths

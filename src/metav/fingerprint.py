@@ -50,6 +50,12 @@ class Fingerprint:
                 f"expected queries of shape (N, {', '.join(map(str, self.spec.input_shape))}) with N of at least 1, "
                 f"got {shape}: give one query a row."
             )
+        inside = (self.queries >= self.spec.low - 1e-6) & (self.queries <= self.spec.high + 1e-6)
+        if self.queries.dtype != torch.float32 or not inside.all():
+            raise UsageError(
+                f"expected float32 queries in [{self.spec.low:g}, {self.spec.high:g}], got {self.queries.dtype} in "
+                f"[{self.queries.min():g}, {self.queries.max():g}]: map them into the box of the inputs."
+            )
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"expected a threshold in [0, 1], got {self.threshold}: it is compared with a rate.")
 
@@ -59,7 +65,7 @@ class Fingerprint:
         Raises
         ------
         SuspectError
-            The outputs have another shape or are not all finite.
+            The outputs have another shape, are not all finite, or are too large to compute with in float32.
         """
         expected = (len(self.queries), *self.spec.output_shape)
         if tuple(outputs.shape) != expected:
@@ -67,11 +73,14 @@ class Fingerprint:
                 f"expected outputs of shape {expected}, got {tuple(outputs.shape)}: check that the suspect does the "
                 "target's task and answers each query once."
             )
-        if not torch.isfinite(outputs).all():
+        answers = outputs.to(torch.float32)
+        rate = self.scorer.rate(answers) if torch.isfinite(answers).all() else float("nan")
+        if not 0 <= rate <= 1:
             raise SuspectError(
-                "expected finite outputs, got NaN or infinity: the suspect cannot be judged on these answers."
+                "expected finite outputs of a usual size, got NaN, infinity or numbers beyond float32: the suspect "
+                "cannot be judged on these answers."
             )
-        return self.scorer.rate(outputs.to(torch.float32))
+        return rate
 
     @property
     def digest(self) -> str:
@@ -97,16 +106,25 @@ class Fingerprint:
                 f"expected a fingerprint of format {FORMAT} in {str(path)!r}, got {meta.get('content')} of "
                 f"format {meta.get('format')}: use the metav release that wrote it."
             )
-        shapes = {name: tuple(meta["spec"][name]) for name in ("input_shape", "output_shape")}
-        prefix = "scorer."
-        parts = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-        return cls(
-            queries=tensors["queries"],
-            scorer=rebuild(meta["scorer"]["kind"], meta["scorer"]["settings"], parts),
-            spec=Spec(**{**meta["spec"], **shapes}),
-            threshold=meta["threshold"],
-            provenance=meta["provenance"],
-        )
+        try:
+            shapes = {name: tuple(meta["spec"][name]) for name in ("input_shape", "output_shape")}
+            spec = Spec(**{**meta["spec"], **shapes})
+            parts = {name.removeprefix("scorer."): value for name, value in tensors.items() if name != "queries"}
+            scorer = rebuild(meta["scorer"]["kind"], meta["scorer"]["settings"], parts)
+            made = cls(
+                queries=tensors["queries"],
+                scorer=scorer,
+                spec=spec,
+                threshold=float(meta["threshold"]),
+                provenance=dict(meta["provenance"]),
+            )
+            made.score(torch.zeros(len(made.queries), *spec.output_shape))
+        except (TypeError, KeyError, ValueError, AttributeError, RuntimeError, ImportError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise IntegrityError(
+                f"expected queries, spec and scorer that fit together in {str(path)!r}, got others ({reason}): {_MEND}"
+            ) from error
+        return made
 
     def _tensors(self) -> dict[str, Tensor]:
         parts = {f"scorer.{name}": value for name, value in self.scorer.state_dict().items()}

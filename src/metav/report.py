@@ -67,6 +67,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     for key, title in _TITLES.items():
         digits = 2 if key.endswith("seconds") else 3
         lines.append(f"| {title} | " + " | ".join(cell(row[key], digits) for row in rows) + " |")
+    qualities = list(next(iter(first["by_lineage"].values()))["quality"])
     for row, name in zip(rows, names, strict=True):
         lines += [
             "",
@@ -75,14 +76,20 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
             f"![R and U against the threshold, and rates by lineage]({name}.svg)",
             "",
             "n counts test scores over all repetitions; recognised: the share with a rate above the fingerprint's "
-            "threshold (for independent models these are false accusations).",
+            "threshold (for independent models these are false accusations); then means of the suspects' own quality "
+            "and of their agreement with the target.",
             "",
-            "| lineage | truly | n | mean rate | recognised as derived |",
-            "|---|---|---|---|---|",
+            "| " + " | ".join(["lineage", "truly", "n", "mean rate", "recognised as derived", *qualities]) + " |",
+            "|---|" + "---|" * (4 + len(qualities)),
         ]
         for family, found in row["by_lineage"].items():
-            truly = "derived" if found["positive"] else "independent"
-            lines.append(
-                f"| {family} | {truly} | {found['n']} | {found['mean_rate']:.3f} | {found['recognised']:.1%} |"
-            )
+            cells = [
+                family,
+                "derived" if found["positive"] else "independent",
+                str(found["n"]),
+                f"{found['mean_rate']:.3f}",
+                f"{found['recognised']:.1%}",
+                *(f"{value:.2f}" for value in found["quality"].values()),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

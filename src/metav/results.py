@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
 
 
 def frame(results: Sequence[CellResult]) -> pd.DataFrame:
-    """All scores of some cells, one row each, with the fields of `benchmark.Score` as columns."""
-    return pd.DataFrame([vars(score) for result in results for score in result.scores])
+    """All scores of some cells, one row each: the fields of `benchmark.Score`, and a column for each quality."""
+    scores = [vars(score) for result in results for score in result.scores]
+    table = pd.DataFrame([{**score, **score["quality"]} for score in scores])
+    return table.drop(columns="quality")
 
 
 def rows(scenario: Scenario, results: Sequence[CellResult], command: str) -> list[dict[str, Any]]:
@@ -55,13 +57,13 @@ def _row(scenario: Scenario, results: Sequence[CellResult], command: str) -> dic
         **{name: _summary([metric(p, n) for p, n in sides]) for name, metric in METRICS.items()},
         "construct_seconds": _summary([result.construct_seconds for result in results]),
         "verify_seconds": _summary([result.verify_seconds for result in results]),
-        "by_lineage": _by_lineage(scenario, scores),
+        "by_lineage": _by_lineage(scenario, scores, results[0].scores[0].quality),
         "environment": environment(),
         "command": command,
     }
 
 
-def _by_lineage(scenario: Scenario, scores: pd.DataFrame) -> dict[str, Any]:
+def _by_lineage(scenario: Scenario, scores: pd.DataFrame, qualities: Iterable[str]) -> dict[str, Any]:
     """Per row of the zoo's table: test scores over all repetitions, their mean, and the share called derived."""
     found = {}
     for family in dict.fromkeys(suspect.family for suspect in scenario.suspects):
@@ -72,6 +74,7 @@ def _by_lineage(scenario: Scenario, scores: pd.DataFrame) -> dict[str, Any]:
                 "mean_rate": float(mine.rate.mean()),
                 "recognised": float((mine.rate > mine.threshold).mean()),
                 "positive": bool(mine.positive.iloc[0]),
+                "quality": {name: float(mine[name].mean()) for name in qualities},
             }
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,11 @@ _KEY = "metav"  # one metadata key only: the order of several is not stable from
 def canonical_json(value: Any) -> str:
     """`value` as JSON with sorted keys and no spaces, so that equal values give equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def home() -> Path:
+    """The cache folder: `METAV_HOME`, by default `~/.cache/metav`."""
+    return Path(os.environ.get("METAV_HOME") or "~/.cache/metav").expanduser()
 
 
 def make_folder(path: Path) -> Path:
@@ -60,11 +66,22 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise StorageError(
             f"expected to write {str(path)!r}, got {error.strerror!r}: choose a folder you may write to."
         ) from error
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in `folder` outlast a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def digest(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> str:

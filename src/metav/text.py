@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from metav.errors import UsageError
 
 Built = TypeVar("Built")
+POSITIONAL = ("data", "epochs", "ratio", "scope")
 _CALL = re.compile(r"(?P<name>[A-Za-z][\w.-]*)(?:\((?P<args>[^()]*)\))?")
 
 
@@ -23,7 +24,7 @@ def call(text: str) -> tuple[str, str]:
     """
     match = _CALL.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"expected a name with arguments, like wp(0.3), got {text!r}: mend it.")
+        raise UsageError(f"expected a name with arguments, like wp(0.3), got {text!r}: correct it.")
     return match["name"], match["args"] or ""
 
 
@@ -33,7 +34,7 @@ def build(kind: type[Built], args: str, fixed: Mapping[str, Any] | None = None) 
     Parameters
     ----------
     kind
-        A dataclass whose fields are str, int, float or bool. An int called `epochs` may end in `ep`.
+        A dataclass whose fields are annotated, as text, str, int or float. An int called `epochs` may end in `ep`.
     args
         For example `public,10ep,lr=0.001`.
     fixed
@@ -49,18 +50,33 @@ def build(kind: type[Built], args: str, fixed: Mapping[str, Any] | None = None) 
     types = {field.name: str(field.type) for field in open_fields}
     order = iter(types)
     for token in filter(None, (part.strip() for part in args.split(","))):
-        name, equals, value = token.rpartition("=")
+        name, equals, value = (word.strip() for word in token.rpartition("="))
         name = name if equals else next(order, "")
         if name not in types or name in values:
-            raise UsageError(f"expected arguments among {', '.join(types)}, got {token!r}: mend it.")
+            raise UsageError(f"expected arguments among {', '.join(types)}, got {token!r}: correct it.")
         try:
             values[name] = _convert(value, name, types[name])
         except ValueError as error:
-            raise UsageError(f"expected {name} to be of type {types[name]}, got {value!r}: mend it.") from error
+            raise UsageError(f"expected {name} to be of type {types[name]}, got {value!r}: correct it.") from error
     required = [field.name for field in open_fields if field.default is MISSING]
     if missing := [name for name in required if name not in values]:
         raise UsageError(f"expected a value for {', '.join(missing)}, got {args!r}: add it as name=value.")
     return kind(**values)
+
+
+def render(name: str, built: Any, fixed: Collection[str] = ()) -> str:
+    """Write a dataclass as the text that `build` reads, in one form only: equal values give equal texts.
+
+    Fields at their defaults and `fixed` ones are left out; those in `POSITIONAL` come without their name.
+    """
+    tokens = []
+    for field in fields(built):
+        value = getattr(built, field.name)
+        if field.name in fixed or value == field.default:
+            continue
+        text = f"{value}ep" if field.name == "epochs" else str(value)
+        tokens.append(text if field.name in POSITIONAL else f"{field.name}={text}")
+    return f"{name}({','.join(tokens)})"
 
 
 def _convert(value: str, name: str, type_name: str) -> str | int | float:

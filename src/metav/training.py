@@ -32,11 +32,11 @@ def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
 def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], loss: Loss) -> None:
     """Train each draft's model in place, then freeze it: eval mode, no parameter asks for gradients.
 
-    Perceptrons of one shape whose trainings differ in data, teacher and seed only, on parts of equal length, are
-    trained side by side; all others one by one. Both ways give the same weights to rounding.
+    Multi-layer perceptrons of one shape whose trainings differ in data, teacher and seed only, on parts of equal
+    length, are trained side by side; all others one by one. Both ways give the same weights to rounding.
     """
     trainings = [draft.training for draft in drafts if draft.training is not None]
-    if len(trainings) == len(drafts) > 1 and all(_is_perceptron(draft.model) for draft in drafts):
+    if len(trainings) == len(drafts) > 1 and len({_kin(draft, parts) for draft in drafts}) == 1:
         _fit_side_by_side(drafts, trainings, parts, loss)
     else:
         for draft in drafts:
@@ -56,8 +56,9 @@ def anneal(loss: Loss, outputs: Tensor, teacher: Tensor, labels: Tensor, progres
 
 
 def kept(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Where pruning left zeros: those weights stay zero when training goes on."""
-    zeros = {name: tensor.detach() != 0 for name, tensor in parameters.items() if "weight" in name}
+    """Where pruning left zeros in weights of linear layers and convolutions: they stay zero when training goes on."""
+    weights = {name: p.detach() for name, p in parameters.items() if name.endswith("weight") and p.dim() >= 2}
+    zeros = {name: weight != 0 for name, weight in weights.items()}
     return {name: mask for name, mask in zeros.items() if not mask.all()}
 
 
@@ -65,13 +66,23 @@ def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], loss: 
     part = parts[training.data]
     taught = None if draft.teacher is None else _answers(draft.teacher, part)
     named = dict(draft.model.named_parameters())
-    draft.model.train().requires_grad_(False)
+    draft.model.requires_grad_(False)
     learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
+    _train_mode(draft.model)
     epochs = (
         (part.x[order], part.y[order], None if taught is None else taught[order])
         for order in _orders(training, len(part.x))
     )
     _descend(draft.model, learnt, epochs, training, loss, examples=0)
+
+
+def _train_mode(model: nn.Module) -> None:
+    """Train mode, but for modules whose parameters are all frozen: their batch statistics must not move either."""
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
 
 
 def _fit_side_by_side(
@@ -91,7 +102,7 @@ def _fit_side_by_side(
         (x[models, order], y[models, order], None if taught is None else taught[models, order])
         for order in map(torch.stack, zip(*(_orders(each, x.shape[1]) for each in trainings), strict=True))
     )
-    _descend(partial(perceptron, drafts[0].model, weights), learnt, epochs, trainings[0], loss, examples=1)
+    _descend(partial(batched_mlp, drafts[0].model, weights), learnt, epochs, trainings[0], loss, examples=1)
     with torch.no_grad():
         for index, draft in enumerate(drafts):
             for name, parameter in draft.model.named_parameters():
@@ -141,14 +152,14 @@ def _answers(teacher: nn.Module, part: Part) -> Tensor:
 
 
 def stack_parameters(models: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """Parameters of B perceptrons by name: weights (B, in, out), which is how gradients come, and biases (B, out)."""
+    """Parameters of B MLPs by name: weights (B, in, out), which is how gradients come, and biases (B, out)."""
     named = [dict(model.named_parameters()) for model in models]
     stacked = {name: torch.stack([each[name].detach() for each in named]) for name in named[0]}
     return {name: tensor.mT.contiguous() if tensor.dim() == 3 else tensor for name, tensor in stacked.items()}
 
 
-def perceptron(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Outputs (B, n, out) of B perceptrons with the `weights` of `stack_parameters` on their inputs `x` (B, n, in)."""
+def batched_mlp(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Outputs (B, n, out) of B MLPs with the `weights` of `stack_parameters` on their inputs `x` (B, n, in)."""
     for name, module in template.named_children():
         if isinstance(module, nn.Linear):
             x = torch.baddbmm(weights[f"{name}.bias"][:, None], x, weights[f"{name}.weight"])
@@ -157,5 +168,13 @@ def perceptron(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor) ->
     return x
 
 
-def _is_perceptron(model: nn.Module) -> bool:
-    return isinstance(model, nn.Sequential) and all(isinstance(m, nn.Linear | nn.ReLU) for m in model)
+def _kin(draft: Draft, parts: Mapping[str, Part]) -> tuple[object, ...]:
+    """What drafts must share to be trained side by side; unlike any other where the model is no perceptron."""
+    training, model = draft.training, draft.model
+    linear = [module for module in model.children() if isinstance(module, nn.Linear)]
+    stackable = isinstance(model, nn.Sequential) and all(isinstance(m, nn.Linear | nn.ReLU) for m in model)
+    if training is None or not stackable or any(layer.bias is None for layer in linear):
+        return (id(draft),)
+    shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
+    rows = len(parts[training.data].x)
+    return (str(model), shapes, draft.trainable, training.epochs, training.lr, training.batch, rows)

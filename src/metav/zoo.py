@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +18,10 @@ from torch import nn
 from metav import engine
 from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
 from metav.scenarios import Scenario
-from metav.storage import canonical_json, load_tensors, make_folder, save_tensors, write_atomic
+from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors, write_atomic
 from metav.suspects import Draft, Lineage
 
-FORMAT = 1
+FORMAT = 2  # of the files, and of how models are trained: another number is another zoo
 GROUP = 16  # models of one architecture trained side by side: more bring little, fewer spread better over processes
 
 
@@ -40,10 +39,9 @@ class Record:
     seconds: float
     quality: dict[str, float]
 
-
-def home() -> Path:
-    """The cache folder: `METAV_HOME`, by default `~/.cache/metav`."""
-    return Path(os.environ.get("METAV_HOME") or Path.home() / ".cache" / "metav")
+    def seal(self) -> str:
+        """SHA-256 of the record, kept beside it in its file."""
+        return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()
 
 
 class Zoo:
@@ -110,6 +108,10 @@ class Zoo:
             raise IntegrityError(
                 f"expected the settings of a zoo in {str(path)!r}, got {error}: build in another folder."
             ) from error
+        if not isinstance(found, dict):
+            raise IntegrityError(
+                f"expected the settings of a zoo in {str(path)!r}, got {found!r}: build in another folder."
+            )
         for name, value in self.settings.items():
             if found.get(name) != value:
                 raise SettingsError(
@@ -119,7 +121,7 @@ class Zoo:
 
     def has(self, lineage: str) -> bool:
         """Whether the suspect is there."""
-        return self._record(lineage).exists()
+        return self._record(lineage).exists() and self._weights(lineage).exists()
 
     def record(self, lineage: str) -> Record:
         """The record of a suspect.
@@ -131,15 +133,20 @@ class Zoo:
         """
         path = self._record(lineage)
         try:
-            return Record(**json.loads(path.read_bytes()))
+            found = json.loads(path.read_bytes())
+            seal = found.pop("seal")
+            record = Record(**found)
+            if seal != record.seal() or record.lineage != self.scenario.lineage(lineage).text:
+                raise ValueError("a seal of other content")
+            return record
         except OSError as error:
             raise StorageError(
                 f"expected suspect {lineage} in {str(self.folder)!r}, got none: "
                 f"run metav zoo build {self.scenario.name}."
             ) from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(
-                f"expected the record of a suspect in {str(path)!r}, got a truncated or foreign file: "
+                f"expected the record of {lineage} in {str(path)!r}, got a truncated, edited or foreign file: "
                 f"{self._mend(path)}"
             ) from error
 
@@ -177,13 +184,17 @@ class Zoo:
     # -- building ------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make the folder, or check that the one there is of this zoo.
+        """Check that the folder is of this zoo; make it if it is not there. A whole zoo may be read-only.
 
         Raises
         ------
         SettingsError, StorageError
             The folder holds another zoo, or cannot be written.
         """
+        if (self.folder / "zoo.json").exists():
+            self.check_settings()
+            if all(self.has(lineage) for lineage in self.lineages()):
+                return
         make_folder(self.folder / "locks")
         with FileLock(self.folder / "locks" / "settings"):
             if not (self.folder / "zoo.json").exists():
@@ -293,4 +304,4 @@ def _save(zoo: Zoo, text: str, model: nn.Module, target: nn.Module, seconds: flo
         seconds=round(seconds, 4),
         quality=zoo.scenario.quality(model, target, zoo.scenario.parts["test"]),
     )
-    write_atomic(zoo._record(text), json.dumps(asdict(record), indent=1).encode())
+    write_atomic(zoo._record(text), json.dumps({**asdict(record), "seal": record.seal()}, indent=1).encode())

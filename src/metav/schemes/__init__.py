@@ -5,12 +5,14 @@ metav  adaptive queries and a meta-verifier (Pan et al., KDD 2022)
 
 from __future__ import annotations
 
-from metav.errors import unknown
+from collections.abc import Sequence
+
+from metav.errors import UsageError, unknown
 from metav.schemes.base import Ensemble, Scheme
 from metav.schemes.metav import MetaV
 from metav.text import build, call
 
-SCHEMES: dict[str, type[MetaV]] = {"metav": MetaV}
+SCHEMES: dict[str, type[Scheme]] = {"metav": MetaV}
 
 
 def get(text: str) -> Scheme:
@@ -27,4 +29,22 @@ def get(text: str) -> Scheme:
     return build(SCHEMES[name], args)
 
 
-__all__ = ["SCHEMES", "Ensemble", "MetaV", "Scheme", "get"]
+def check(texts: Sequence[str]) -> None:
+    """Refuse an empty list of schemes, unknown ones, and two that are the same.
+
+    Raises
+    ------
+    UsageError
+        The message says which.
+    """
+    if not texts:
+        raise UsageError("expected at least one scheme, got none: name one, e.g. --scheme metav.")
+    seen: list[Scheme] = []
+    for text in texts:
+        scheme = get(text)
+        if scheme in seen:
+            raise UsageError(f"expected each scheme once, got {text!r} again: leave one out.")
+        seen.append(scheme)
+
+
+__all__ = ["SCHEMES", "Ensemble", "MetaV", "Scheme", "check", "get"]

@@ -5,6 +5,7 @@ Pan, Yan, Zhang, Yang: MetaV: A Meta-Verifier Approach to Task-Agnostic Model Fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -25,7 +26,7 @@ class MetaV:
 
     Parameters
     ----------
-    iterations, rate
+    iterations, lr
         Number of steps L and the learning rate of both Adam optimisers (section 5.5.1).
     depth, width
         Hidden layers of the meta-verifier and their units.
@@ -36,19 +37,21 @@ class MetaV:
         the first queries, divided by its interquartile range, clipped to [-`clip`, `clip`].
     batch
         Positive and negative models sampled in each step, of each kind; the paper samples one.
-    query_rate
-        Learning rate of the queries where it should differ from `rate`; 0 for the same.
+    query_lr
+        Learning rate of the queries where it should differ from `lr`; 0 for the same.
+
+    The box of the queries is that of the target's `Spec`.
     """
 
     iterations: int = 1000
-    rate: float = 0.001
+    lr: float = 0.001
     depth: int = 1
     width: int = 100
     start: str = "noise"
     standardise: str = "none"
     clip: float = 3.0
     batch: int = 1
-    query_rate: float = 0.0
+    query_lr: float = 0.0
 
     def __post_init__(self) -> None:
         if self.start not in ("noise", "data"):
@@ -58,9 +61,10 @@ class MetaV:
         for name, low in (("iterations", 1), ("depth", 0), ("width", 1), ("batch", 1)):
             if getattr(self, name) < low:
                 raise UsageError(f"expected {name} of at least {low}, got {getattr(self, name)}: change the option.")
-        for name in ("rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"expected {name} above 0, got {getattr(self, name)}: change the option.")
+        for name in ("lr", "clip", "query_lr"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf or (value == 0 and name != "query_lr"):
+                raise UsageError(f"expected a finite {name} above 0, got {value}: change the option.")
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Learn N = `queries` queries and their meta-verifier; the threshold is p+ > p-."""
@@ -81,7 +85,7 @@ class MetaV:
     def _learn(self, ensemble: Ensemble, w: Tensor, verifier: MetaVerifier, generator: torch.Generator) -> None:
         """Algorithm 1, lines 5 to 12: change `w` and `verifier` in place."""
         theta = list(verifier.parameters())
-        opt_w, opt_theta = Adam([w], self.query_rate or self.rate), Adam(theta, self.rate)
+        opt_w, opt_theta = Adam([w], self.query_lr or self.lr), Adam(theta, self.lr)
         k = self.batch
         for _ in range(self.iterations):
             negatives = sample(ensemble.negatives, k, generator)
@@ -110,7 +114,9 @@ class MetaV:
             answers = torch.stack([model(x).flatten() for model in models])
             low, centre, high = answers.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0)
             verifier.centre.copy_(centre)
-            verifier.scale.copy_((high - low).clamp_min(1e-6))
+            spread = high - low
+            floor = max(1e-3 * spread.mean().item(), 1e-6)  # answers on which all models agree are not blown up
+            verifier.scale.copy_(spread.clamp_min(floor))
         return w.requires_grad_(True), verifier
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ class Training:
         ):
             if value < low:
                 raise UsageError(f"expected {name} of at least {low}, got {value}: change the lineage.")
-        if not self.lr > 0:
-            raise UsageError(f"expected a learning rate lr above 0, got {self.lr}: change the lineage.")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"expected a finite learning rate lr above 0, got {self.lr}: change the lineage.")
 
 
 @dataclass(kw_only=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from typing import Any
 
 from metav.errors import unknown
 from metav.suspects.base import Training
@@ -11,12 +11,12 @@ from metav.suspects.distillation import Distillation
 from metav.suspects.finetuning import FineTuning, Retraining
 from metav.suspects.independent import Independent
 from metav.suspects.pruning import FilterPruning, WeightPruning
-from metav.text import build, call
+from metav.text import build, call, render
 
 AnyStep = Independent | Distillation | FineTuning | Retraining | WeightPruning | FilterPruning
 
 # name in a lineage -> class, values it fixes
-STEPS: dict[str, tuple[type[AnyStep], dict[str, int]]] = {
+STEPS: dict[str, tuple[type[AnyStep], dict[str, Any]]] = {
     "wp": (WeightPruning, {}),
     "fp": (FilterPruning, {}),
     "ftll": (FineTuning, {"last": 1}),
@@ -72,23 +72,29 @@ def parse(text: str, target: str) -> Lineage:
     UsageError
         The text is no lineage; the message says which link is wrong.
     """
-    links = _links(text)
-    if links[0] == "target":
-        links[:1] = _links(target)
+    steps = _steps(text, target)
+    links = [link for link, _ in steps]
     full = ">".join(links)
-    name, args = call(links[0])
-    step: AnyStep = build(Independent, args, {"architecture": name})
-    for link in links[1:]:
-        name, args = call(link)
-        if name not in STEPS:
-            raise unknown("way to derive a suspect", name, STEPS)
-        kind, fixed = STEPS[name]
-        step = build(kind, args, fixed)
-    own = _links(target)
+    own = [link for link, _ in _steps(target, target)]
     if links[: len(own)] == own:
         links[: len(own)] = ["target"]
-    return Lineage(links=tuple(links), full=full, step=step)
+    return Lineage(links=tuple(links), full=full, step=steps[-1][1])
 
 
-def _links(text: str) -> list[str]:
-    return re.sub(r"\s", "", text).split(">")
+def _steps(text: str, target: str) -> list[tuple[str, AnyStep]]:
+    """Each link in canonical form, with the target spelt out, beside the step it stands for."""
+    words = [word.strip() for word in text.split(">")]
+    if words[0] == "target":
+        words[:1] = target.split(">")
+    found: list[tuple[str, AnyStep]] = []
+    for word in words:
+        name, args = call(word)
+        kind: type[AnyStep] = Independent
+        fixed: dict[str, Any] = {"architecture": name}
+        if found:
+            if name not in STEPS:
+                raise unknown("way to derive a suspect", name, STEPS)
+            kind, fixed = STEPS[name]
+        step = build(kind, args, fixed)
+        found.append((render(name, step, fixed), step))
+    return found
