@@ -20,7 +20,7 @@ SPEC = Spec(input_shape=(2, 3), output_shape=(4,), low=0.0, high=1.0, output="pr
 @pytest.fixture
 def made() -> Fingerprint:
     torch.manual_seed(0)
-    scorer = MetaVerifier(answers=20, depth=2, width=7, clip=3.0).eval().requires_grad_(False)
+    scorer = MetaVerifier(answers=20, depth=2, width=7).eval().requires_grad_(False)
     return Fingerprint(
         queries=torch.rand(5, 2, 3),
         scorer=scorer,

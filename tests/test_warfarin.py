@@ -15,6 +15,7 @@ def rows(part):
     return {tuple(row) for row in torch.cat([part.x, part.y], 1).tolist()}
 
 
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
 def test_parts_are_all_patients_once_and_fixed(warfarin):
     own, public, test = (warfarin.parts[name] for name in ("own", "public", "test"))
     assert [len(part.x) for part in (own, public, test)] == [2350, 2350, 1041]

@@ -71,6 +71,7 @@ def bench(
     _at_least_one("repeats", repeats)
     _at_least_one("jobs", jobs)
     found = _zoo(scenario, profile, zoo)
+    found.prepare()
     folder = make_folder(out or Path("metav-results") / (scenario if profile == "cpu" else f"{scenario}-{profile}"))
     _build(found, jobs)
     with progress_bar("constructing fingerprints", len(names) * repeats) as progress:
@@ -93,6 +94,7 @@ def build(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None, jobs: int
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     _at_least_one("jobs", jobs)
     found = _zoo(scenario, profile, zoo)
+    found.prepare()
     _build(found, jobs)
     output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
     return 0
@@ -151,6 +153,7 @@ def fingerprint(
     if out.is_dir():
         raise UsageError(f"expected a file for --out, got the folder {str(out)!r}: add a name, e.g. fp.safetensors.")
     found = _zoo(scenario, profile, zoo)
+    found.prepare()
     make_folder(out.parent)
     _build(found, jobs)
     made = benchmark.construct(found, scheme, found.scenario.suspects, queries=queries, seed=seed)
@@ -190,7 +193,6 @@ def _zoo(name: str, profile: str, folder: Path | None) -> ZooFolder:
 
 
 def _build(found: ZooFolder, jobs: int) -> None:
-    found.prepare()
     with progress_bar(f"zoo {found.scenario.name}", len(found.lineages())) as progress:
         found.build(jobs=jobs, progress=progress)
 

@@ -49,7 +49,7 @@ def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
         aruc, half = row["aruc"]["mean"], row["aruc"]["ci95"]
         spread = "" if half is None else f" ± {half:.3f}"
         left.set_title(f"ARUC {aruc:.3f}{spread} (ceiling 0.980)", loc="left", fontsize=10)
-        right.set_title("Test suspects by lineage: derived in blue, independent in orange", loc="left", fontsize=10)
+        right.set_title("Test suspects, derived (blue) and independent (orange)", loc="left", fontsize=10)
         figure.suptitle(
             f"{row['scheme']} on {row['scenario']} ({row['profile']}), "
             f"{row['queries']} queries, {row['repeats']} repetitions",
