@@ -22,7 +22,6 @@ from metav.storage import canonical_json, home, load_tensors, make_folder, save_
 from metav.suspects import Draft, Lineage
 
 FORMAT = 2  # of the files, and of how models are trained: another number is another zoo
-GROUP = 16  # models of one architecture trained side by side: more bring little, fewer spread better over processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +230,7 @@ class Zoo:
 
         The target comes first, as the records of all others tell their agreement with it.
         """
+        size = self.scenario.group
         levels: dict[int, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
         for text in self.lineages():
             lineage = self.scenario.lineage(text)
@@ -238,9 +238,9 @@ class Zoo:
             levels[depth][self._kind(lineage)].append(text)
         for depth in sorted(levels):
             groups = [
-                tuple(members[start : start + GROUP])
+                tuple(members[start : start + size])
                 for members in levels[depth].values()
-                for start in range(0, len(members), GROUP)
+                for start in range(0, len(members), size)
             ]
             yield sorted(groups, key=self._cost, reverse=True)
 

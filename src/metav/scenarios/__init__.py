@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from metav.errors import unknown
-from metav.scenarios import warfarin
+from metav.scenarios import fashion, warfarin
 from metav.scenarios.base import PROFILES, Profile, Scenario, Suspect
 
-SCENARIOS: dict[str, Callable[[Profile], Scenario]] = {"warfarin": warfarin.load}
+SCENARIOS: dict[str, Callable[[Profile], Scenario]] = {"fashion": fashion.load, "warfarin": warfarin.load}
 
 
 def load(name: str, profile: str = "cpu") -> Scenario:

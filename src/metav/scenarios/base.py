@@ -64,6 +64,9 @@ class Scenario:
         (model, target, test part) -> named figures, e.g. error and agreement with the target.
     method
         What `fit` does, in words; part of each suspect's identity.
+    group
+        How many models of one architecture `fit` is given at once; 1 where it gains nothing from more, so that each
+        is on disk as soon as it is trained.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Scenario:
     fit: Callable[[Sequence[Draft], Mapping[str, Part]], None]
     quality: Callable[[nn.Module, nn.Module, Part], dict[str, float]]
     method: str
+    group: int = 16  # side by side: more bring little, fewer spread better over processes
 
     def lineage(self, text: str) -> Lineage:
         """Parse a lineage in which `target` stands for this scenario's target."""

@@ -65,15 +65,27 @@ class Step(Protocol):
         ...
 
 
+def answering(model: nn.Module) -> tuple[str, nn.Module]:
+    """Name and module of the part of `model` that answers queries; only this part is pruned, reset or tuned.
+
+    As a rule it is the whole model, by the name "". A model that keeps more, as a GAN its discriminator, names the
+    part in its attribute `answers`.
+    """
+    name = getattr(model, "answers", "")
+    return name, model.get_submodule(name)
+
+
 def all_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of all parameters of `model`."""
-    return tuple(name for name, _ in model.named_parameters())
+    """Names of all parameters of the part of `model` that answers."""
+    prefix, part = answering(model)
+    return tuple(name for name, _ in part.named_parameters(prefix=prefix))
 
 
 def layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The layers of `model` in order: modules that own a weight of two or more dimensions (linear, convolution)."""
     found = []
-    for name, module in model.named_modules():
+    prefix, part = answering(model)
+    for name, module in part.named_modules(prefix=prefix):
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and weight.dim() >= 2:
             found.append((name, module))

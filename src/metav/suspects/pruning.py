@@ -71,7 +71,7 @@ class FilterPruning:
             assert isinstance(weight, nn.Parameter)  # noqa: S101 (for the type checker: layers() saw it)
             weight.data = weight.data.contiguous()
             filters = weight.data.transpose(0, 1) if transposed else weight.data
-            count = round(self.ratio * len(filters))
+            count = min(round(self.ratio * len(filters)), len(filters) - 1)  # with none left it answers a constant
             smallest = filters.abs().flatten(1).sum(1).argsort(stable=True)[:count]
             filters[smallest] = 0.0
             if isinstance(layer.bias, nn.Parameter):

@@ -1,0 +1,138 @@
+"""Adversarial training of generators (GANs), and their distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss, softplus
+
+from metav.optim import Adam
+from metav.suspects.base import Draft, Training
+from metav.training import Part, kept
+
+
+class Gan(nn.Module):
+    """A generator and the discriminator that it is trained against; to its users it is the generator alone.
+
+    The discriminator stays with the generator so that training can go on (fine-tuning). It returns logits (n, 1), high
+    for real images; `penalty` is the weight of the gradient penalty that it needs, 0 for none.
+    """
+
+    answers: ClassVar[str] = "generator"  # what is pruned, reset and tuned: metav.suspects.base.answering
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, penalty: float = 0.0) -> None:
+        super().__init__()
+        self.generator = generator
+        self.discriminator = discriminator
+        self.penalty = penalty
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images (n, 1, height, width) in [0, 1] from codes (n, length)."""
+        images: Tensor = self.generator(z)
+        return images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What all trainings share.
+
+    `betas` are Adam's. `average` in [0, 1) is the decay of the running mean of the generator's weights, which is what
+    training returns. `imitation` weighs a student's squared error of pixels against its adversarial loss.
+    """
+
+    betas: tuple[float, float]
+    average: float
+    imitation: float
+
+
+def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], recipe: Recipe) -> None:
+    """Train each draft's `Gan` in place on the images `y` of its part, then freeze it in eval mode."""
+    for draft in drafts:
+        if draft.training is not None:
+            _fit_one(draft, draft.training, parts[draft.training.data], recipe)
+        draft.model.eval().requires_grad_(False)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Cross-entropy of the logits (n, 1) of real and of generated images (Goodfellow et al., 2014, equation 1)."""
+    return softplus(-real).mean() + softplus(fake).mean()
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """-log D(G(z)), from logits (n, 1): the form that does not saturate (Goodfellow et al., 2014, section 3)."""
+    return softplus(-fake).mean()
+
+
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """Half the mean squared norm of dD/dx at real images: R1 (Mescheder et al., ICML 2018, equation 9)."""
+    (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return slope.flatten(1).square().sum(1).mean() / 2
+
+
+def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe) -> None:
+    gan = cast(Gan, draft.model)
+    # convolutions are a fifth faster with channels last
+    gan.to(memory_format=torch.channels_last)
+    gan.train().requires_grad_(False)
+    named = dict(gan.named_parameters())
+    learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
+    masks = kept({name: tensor.detach() for name, tensor in learnt.items()})
+    critic = Adam(gan.discriminator.requires_grad_(True).parameters(), training.lr, recipe.betas)
+    maker = Adam(learnt.values(), training.lr, recipe.betas)
+    mean = _Mean(gan.generator, recipe.average)
+    generator = torch.Generator().manual_seed(training.seed)
+    for _ in range(training.epochs):
+        for batch in torch.randperm(len(part.y), generator=generator).split(training.batch):
+            z = torch.randn(len(batch), *part.x.shape[1:], generator=generator)
+            fake = gan.generator(z)
+            loss = _discriminator_loss(gan, part.y[batch], fake.detach())
+            critic.step(torch.autograd.grad(loss, critic.parameters))
+            loss = generator_loss(gan.discriminator(fake))
+            if draft.teacher is not None:
+                loss = loss + recipe.imitation * _imitation_loss(draft.teacher, z, fake)
+            maker.step(torch.autograd.grad(loss, maker.parameters))
+            with torch.no_grad():
+                for name, mask in masks.items():
+                    learnt[name] *= mask
+            mean.update()
+    mean.copy_back()
+    gan.to(memory_format=torch.contiguous_format)
+
+
+def _discriminator_loss(gan: Gan, x: Tensor, fake: Tensor) -> Tensor:
+    """Loss of the discriminator on real and generated images, with its penalty."""
+    x = x.requires_grad_(gan.penalty > 0)
+    real = gan.discriminator(x)
+    loss = discriminator_loss(real, gan.discriminator(fake))
+    return loss + gan.penalty * gradient_penalty(real, x) if gan.penalty else loss
+
+
+def _imitation_loss(teacher: nn.Module, z: Tensor, images: Tensor) -> Tensor:
+    """Mean squared error of pixels (Aguinaldo et al., 2019), added to the adversarial loss on public data."""
+    with torch.no_grad():
+        answers = teacher(z)
+    return mse_loss(images, answers)
+
+
+class _Mean:
+    """Running mean of a module's weights and statistics; its memory is short at first, so the start is forgotten."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.now = [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
+        self.mean = [tensor.clone() for tensor in self.now]
+        self.steps = 0
+
+    def update(self) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for mean, now in zip(self.mean, self.now, strict=True):
+            mean.lerp_(now, 1 - decay)
+
+    def copy_back(self) -> None:
+        for mean, now in zip(self.mean, self.now, strict=True):
+            now.copy_(mean)

@@ -1,0 +1,167 @@
+"""Fashion: generate images of garments from latent codes (FashionMNIST, a DCGAN's generator).
+
+MetaV, sections 5.1 and 5.2. All figures of the recipe stand in this file, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from metav.adversarial import Recipe, fit
+from metav.scenarios.base import Profile, Scenario, Suspect, thin
+from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist
+from metav.scenarios.fashion_judge import features, frechet, judge, same_garment
+from metav.scenarios.fashion_nets import LATENT, PENALTY, dcgan, perceptrons
+from metav.spec import Spec
+from metav.training import Part
+
+# Codes are trained from N(0, 1). With this box a query starts from the same law, as far as two moments tell:
+# tanh(w), w ~ N(0, 1), has a standard deviation of 0.63, and 1.6 * 0.63 = 1.
+BOX = 1.6
+CODES_SEED = 0
+
+ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
+    "S": partial(perceptrons, 1),
+    "M": partial(perceptrons, 2),
+    "L": partial(perceptrons, 3),
+    "XL": dcgan,  # the target's
+}
+
+# The recipe. Adam with the DCGAN's beta_1 (Radford et al., ICLR 2016); at 0.001, five times their rate, and with the
+# mean of the last hundred steps, a few epochs make garments that people recognise.
+RECIPE = Recipe(betas=(0.5, 0.999), average=0.99, imitation=30.0)
+RATE = 0.001
+BATCH = {"S": 64, "M": 64, "L": 64, "XL": 32}
+RECOVERY_EPOCHS = 1  # after filter pruning
+TARGET_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How big a profile is.
+
+    `own`, `public` and `test` count images; `epochs` is for a model from scratch, or a student, by architecture;
+    `tuning` is for fine-tuning and retraining: a third of the training from scratch, as for Warfarin.
+    """
+
+    own: int
+    public: int
+    test: int
+    epochs: Mapping[str, int]
+    tuning: int
+
+
+SIZES: Mapping[Profile, Size] = {
+    "smoke": Size(own=128, public=128, test=100, epochs={"S": 1, "M": 1, "L": 1, "XL": 1}, tuning=1),
+    # a minute of one core for each model from scratch, until it is recognised
+    "cpu": Size(own=10_000, public=10_000, test=2_000, epochs={"S": 10, "M": 6, "L": 5, "XL": 6}, tuning=2),
+    # the whole training split, and 10 epochs of tuning (section 5.2)
+    "paper": Size(own=30_000, public=30_000, test=10_000, epochs={"S": 50, "M": 40, "L": 30, "XL": 30}, tuning=10),
+}
+
+# Table 3: row -> number of suspects.
+DISTILLED = {"S": 6, "M": 6, "L": 2}
+TRAINED = {"S": 20, "M": 10, "L": 10, "XL": 20}
+IRRELEVANT_MODELS = 10
+
+
+def load(profile: Profile) -> Scenario:
+    """Return the scenario.
+
+    Raises
+    ------
+    StorageError, IntegrityError
+        FashionMNIST is not there and cannot be downloaded, or is damaged.
+    MissingExtraError
+        scikit-learn is not installed.
+    """
+    size = SIZES[profile]
+    parts = _parts(size)
+    suspects = tuple(_table_3(size, enlarged=max(1, round(size.own / len(parts["digits"].x)))))
+    return Scenario(
+        name="fashion",
+        profile=profile,
+        spec=Spec(input_shape=(LATENT,), output_shape=(1, SIDE, SIDE), low=-BOX, high=BOX, output="images"),
+        parts=parts,
+        architectures=ARCHITECTURES,
+        target=_scratch("XL", "own", size.epochs["XL"], TARGET_SEED),
+        suspects=thin(suspects) if profile == "smoke" else suspects,
+        fit=partial(fit, recipe=RECIPE),
+        quality=partial(quality, own=size.own),
+        method=f"GAN, Adam, logistic losses, R1 {PENALTY} for perceptrons, {RECIPE}",
+        group=1,
+    )
+
+
+def quality(model: nn.Module, target: nn.Module, test: Part, *, own: int) -> dict[str, float]:
+    """Frechet distance of generated to real test images, and agreement with the target.
+
+    Agreement is the share of codes from which both make the same garment, as a classifier sees it, that was trained
+    on the owner's `own` images; by chance it is about 0.1. The distance is on that classifier's features.
+    """
+    eye = judge(own)
+    with torch.no_grad():
+        images, reference = model(test.x), target(test.x)
+        return {
+            "frechet": frechet(features(eye, images), features(eye, test.y)),
+            "agreement": same_garment(eye, images, reference),
+        }
+
+
+def _table_3(size: Size, enlarged: int) -> Iterator[Suspect]:
+    """Table 3 of the paper, column Fashion; digits are fewer: `enlarged` times the epochs make as many steps."""
+    for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
+        for seed in (1, 2):
+            link = _link(row.lower(), "public", size.tuning, "XL", seed)
+            yield Suspect(lineage=f"target>{link}", family=row, positive=True)
+    for tenths in range(1, 10):
+        for pruned in (f"target>wp({tenths / 10})", f"target>wp({tenths / 10},global)"):
+            yield Suspect(lineage=pruned, family="WP", positive=True)
+    for sixteenths in range(1, 16):
+        pruned = f"target>fp({sixteenths / 16})"
+        yield Suspect(lineage=pruned, family="FP", positive=True)
+        link = _link("ftal", "public", RECOVERY_EPOCHS, "XL", 1)
+        yield Suspect(lineage=f"{pruned}>{link}", family="FP", positive=True)
+    for student, count in DISTILLED.items():
+        for seed in range(1, count + 1):
+            link = _link("distill", "public", size.epochs[student], student, seed, f"student={student},")
+            yield Suspect(lineage=f"target>{link}", family=f"Distillation {student}", positive=True)
+    for name, count in TRAINED.items():
+        for index in range(count):  # half on the owner's data, half on public data
+            lineage = _scratch(name, ("own", "public")[index % 2], size.epochs[name], 100 + index)
+            yield Suspect(lineage=lineage, family=f"Independent {name}", positive=False)
+    for index in range(IRRELEVANT_MODELS):
+        name = list(TRAINED)[index % len(TRAINED)]
+        lineage = _scratch(name, "digits", size.epochs[name] * enlarged, 200 + index)
+        yield Suspect(lineage=lineage, family="Irrelevant", positive=False)
+
+
+def _scratch(architecture: str, data: str, epochs: int, seed: int) -> str:
+    return _link(architecture, data, epochs, architecture, seed)
+
+
+def _link(name: str, data: str, epochs: int, architecture: str, seed: int, more: str = "") -> str:
+    return f"{name}({data},{epochs}ep,{more}lr={RATE},batch={BATCH[architecture]},seed={seed})"
+
+
+def _parts(size: Size) -> dict[str, Part]:
+    """Own, public and test images, and digits; each image with a code, which has nothing to do with it."""
+    own, public = fashion_mnist("train", size.own + size.public)[0].split([size.own, size.public])
+    images = {
+        "own": own,
+        "public": public,
+        "test": fashion_mnist("test", size.test)[0],
+        "digits": digits()[: size.own],
+    }
+    generator = torch.Generator().manual_seed(CODES_SEED)
+    return {name: Part(x=_codes(len(y), generator), y=y) for name, y in images.items()}
+
+
+def _codes(count: int, generator: torch.Generator) -> Tensor:
+    """Codes (count, 100) from N(0, 1), cut off at the border of the box."""
+    return torch.randn(count, LATENT, generator=generator).clamp(-BOX, BOX)

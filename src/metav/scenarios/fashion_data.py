@@ -1,0 +1,110 @@
+"""FashionMNIST from the IDX files it was published as, and digits as data that have nothing to do with it."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from metav.errors import IntegrityError, MissingExtraError, StorageError
+from metav.storage import home
+
+SIDE = 28
+ORDER_SEED = 0
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+FILES = {  # split -> files of images and labels, number of examples
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 60_000),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10_000),
+}
+
+
+def fashion_mnist(split: str, count: int) -> tuple[Tensor, Tensor]:
+    """Return `count` examples of the split `train` or `test`: images (count, 1, 28, 28) in [0, 1], labels from 0 to 9.
+
+    They are the first ones in a random order that never changes: a fair sample, and part of any larger one.
+
+    Raises
+    ------
+    StorageError, IntegrityError
+        The data set is not there and cannot be downloaded; a file of it is damaged.
+    """
+    folder = _folder()
+    images, labels, total = FILES[split]
+    chosen = np.random.default_rng(ORDER_SEED).permutation(total)[:count]
+    x = read_idx(folder, images, (total, SIDE, SIDE))[chosen, None] / np.float32(255)
+    y = read_idx(folder, labels, (total,))[chosen].astype(np.int64)
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def read_idx(folder: Path, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read one IDX file of bytes, compressed or not: a magic number, the sizes of its axes, the values.
+
+    Raises
+    ------
+    IntegrityError
+        The file is damaged, or of another shape.
+    """
+    path = _path(folder, name)
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        magic, *sizes = struct.unpack_from(f">{1 + len(shape)}I", content)
+        values = np.frombuffer(content, np.uint8, offset=4 * (1 + len(shape)))
+        if magic != 0x800 + len(shape) or tuple(sizes) != shape or len(values) != np.prod(shape):
+            raise ValueError(f"{len(values)} bytes with axes {tuple(sizes)}")
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        raise IntegrityError(
+            f"expected FashionMNIST's file of bytes {shape} at {str(path)!r}, got {error}: "
+            "delete it and fetch it again."
+        ) from error
+    return values.reshape(shape)
+
+
+def digits() -> Tensor:
+    """Return scikit-learn's 1,797 hand-written digits, 8 x 8, enlarged to images (n, 1, 28, 28) in [0, 1].
+
+    Raises
+    ------
+    MissingExtraError
+        scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingExtraError(
+            "expected scikit-learn for the irrelevant data, got no module 'sklearn': run pip install 'metav[fashion]'."
+        ) from error
+    small = torch.from_numpy(load_digits().images.astype(np.float32) / 16)  # its grey levels go from 0 to 16
+    return interpolate(small[:, None], size=SIDE, mode="bilinear")
+
+
+def _folder() -> Path:
+    """The first folder with the files: METAV_DATA, Debian's, the cache; the last after a download if need be."""
+    cache = home() / "data" / "FashionMNIST" / "raw"
+    given = os.environ.get("METAV_DATA")
+    for folder in (*([Path(given)] if given else []), DEBIAN, cache):
+        if all(_path(folder, name).exists() for *names, _ in FILES.values() for name in names):
+            return folder
+    try:
+        from torchvision.datasets import FashionMNIST
+
+        FashionMNIST(str(home() / "data"), download=True)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise StorageError(
+            f"expected FashionMNIST in METAV_DATA ({given or 'not set'}) or {DEBIAN}, got none, and no download "
+            f"({error}): run apt-get install dataset-fashion-mnist, set METAV_DATA to a folder with its four IDX "
+            "files, or pip install torchvision and go online."
+        ) from error
+    return cache
+
+
+def _path(folder: Path, name: str) -> Path:
+    """The file, or its compressed form where only that is there."""
+    plain = folder / name
+    return plain if plain.exists() else folder / f"{name}.gz"

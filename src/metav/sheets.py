@@ -1,0 +1,45 @@
+"""Sample sheets of generators: what one suspect of each family makes of the same codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from metav.verification import query
+from metav.zoo import Zoo
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def one_of_each(zoo: Zoo) -> dict[str, str]:
+    """Lineages by family: the target, and the middle one of each family, as pruning comes in order of strength."""
+    families: dict[str, list[str]] = {}
+    for suspect in zoo.scenario.suspects:
+        families.setdefault(suspect.family, []).append(suspect.lineage)
+    return {"Target": "target"} | {family: members[len(members) // 2] for family, members in families.items()}
+
+
+def samples(zoo: Zoo, lineages: Mapping[str, str], count: int = 16) -> dict[str, Tensor]:
+    """Images (count, 1, height, width) by title, from the first codes of the test part, the same for all."""
+    codes = zoo.scenario.parts["test"].x[:count]
+    return {title: query(zoo.load(lineage), codes) for title, lineage in lineages.items()}
+
+
+def sheet(rows: Mapping[str, Tensor]) -> Figure:
+    """Draw one row a title of its images (n, 1, height, width), grey in [0, 1]; columns share their code."""
+    from matplotlib.figure import Figure
+
+    count = max(len(images) for images in rows.values())
+    figure = Figure(figsize=(2 + 0.55 * count, 0.6 * len(rows)), layout="constrained")
+    for ax, (title, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+        strip = torch.cat(list(images[:, 0]), dim=1).numpy()
+        ax.imshow(strip, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        ax.set_ylabel(title, rotation=0, ha="right", va="center")
+        ax.set(xticks=[], yticks=[])
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+    return figure
