@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metav.engine import one_thread
 from metav.optim import Adam
 from metav.scenarios.fashion_data import fashion_mnist
 from metav.scenarios.fashion_nets import classifier
@@ -28,7 +27,7 @@ BATCH = 64
 def judge(own: int) -> nn.Sequential:
     """Return the classifier, trained once a process on the owner's `own` labelled images."""
     x, y = fashion_mnist("train", own)
-    with one_thread(), seeded(SEED):  # the same figures in every process
+    with seeded(SEED):
         model = classifier()
         optimiser = Adam(model.parameters(), RATE)
         for _ in range(EPOCHS):

@@ -11,7 +11,7 @@ from metav.adversarial import Gan
 from metav.scenarios.fashion_data import SIDE
 
 LATENT = 100
-PENALTY = 0.1  # without it perceptrons collapse to noise in a few shapes; batch norm spares the DCGAN from that
+PENALTY = 0.5  # without it perceptrons collapse to noise in a few shapes; batch norm spares the DCGAN from that
 FEATURES = 64  # of the judge: enough to tell garments apart, few enough for a covariance from 1,000 images
 
 
