@@ -5,13 +5,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test check data clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	$(VENV)/bin/metav bench warfarin
 
-test: check
+test: check data
 	$(VENV)/bin/python -m pytest
 
 check: $(READY)
@@ -20,13 +20,20 @@ check: $(READY)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/deptry src
 
+# FashionMNIST, from Debian's archive where there is one; elsewhere torchvision downloads it when a test asks for it.
+data:
+	@test -d /usr/share/datasets/fashion-mnist || test -n "$$METAV_DATA" || ! command -v apt-get >/dev/null || \
+	  apt-get install --yes --quiet dataset-fashion-mnist || \
+	  { apt-get update --quiet && apt-get install --yes --quiet dataset-fashion-mnist; } || \
+	  echo "FashionMNIST was not installed from the Debian archive; torchvision will download it."
+
 # Made again only when the dependencies change, with all that both commands need. `python -m venv` needs ensurepip,
 # which some systems split off; there pip brings virtualenv instead.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { \
 	  $(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv && \
 	  PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --clear $(VENV); }
-	$(VENV)/bin/python -m pip install --quiet --editable '.[warfarin,skin,dev]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[warfarin,fashion,skin,dev]'
 	touch $@
 
 clean:

@@ -45,7 +45,7 @@ def bench(
     Parameters
     ----------
     scenario
-        warfarin.
+        warfarin or fashion.
     scheme
         One or more schemes, with options where wanted: metav 'metav(standardise=robust,batch=4)'.
     profile

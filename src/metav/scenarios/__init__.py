@@ -1,6 +1,7 @@
 """The paper's scenarios.
 
 warfarin  regression on 31 features (IWPC)
+fashion   generation of images of garments (FashionMNIST)
 """
 
 from __future__ import annotations

@@ -32,10 +32,10 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
     "XL": dcgan,  # the target's
 }
 
-# The recipe. Adam with the DCGAN's beta_1 (Radford et al., ICLR 2016); at 0.001, five times their rate, and with the
+# The recipe. Adam with the DCGAN's beta_1 (Radford et al., ICLR 2016); at 0.001, five times their learning rate, and with the
 # mean of the last hundred steps, a few epochs make garments that people recognise.
 RECIPE = Recipe(betas=(0.5, 0.999), average=0.99, imitation=30.0)
-RATE = 0.001
+LR = 0.001
 BATCH = 32  # many small steps: with 64, perceptrons need twice the epochs
 RECOVERY_EPOCHS = 1  # after filter pruning
 TARGET_SEED = 0
@@ -142,7 +142,7 @@ def _table_3(size: Size, enlarged: int) -> Iterator[Suspect]:
 
 
 def _link(name: str, data: str, epochs: int, seed: int, more: str = "") -> str:
-    return f"{name}({data},{epochs}ep,{more}lr={RATE},batch={BATCH},seed={seed})"
+    return f"{name}({data},{epochs}ep,{more}lr={LR},batch={BATCH},seed={seed})"
 
 
 def _parts(size: Size) -> dict[str, Part]:
