@@ -32,7 +32,7 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
     "XL": dcgan,  # the target's
 }
 
-# The recipe. Adam with the DCGAN's beta_1 (Radford et al., ICLR 2016); at 0.001, five times their learning rate, and with the
+# The recipe. Adam with the DCGAN's beta_1 (Radford et al., ICLR 2016); at 0.001, five times their rate, and with the
 # mean of the last hundred steps, a few epochs make garments that people recognise.
 RECIPE = Recipe(betas=(0.5, 0.999), average=0.99, imitation=30.0)
 LR = 0.001
