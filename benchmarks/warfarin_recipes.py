@@ -49,11 +49,14 @@ def main() -> None:
                 for suspect in scenario.suspects
                 if suspect.family == "Independent S" and "(own," in suspect.lineage
             ]
-            error, agreement = (statistics.mean(twin[key] for twin in twins) for key in ("mae", "agreement"))
+            error, agreement = (
+                statistics.mean(twin[key] for twin in twins) for key in ("mae_mg_per_week", "agreement")
+            )
             cells = benchmark.run(zoo, SCHEMES, repeats=options.repeats, jobs=options.jobs)
+            own = zoo.record("target").quality["mae_mg_per_week"]
             name = (
                 f"{recipe.lr}, {recipe.epochs}, {recipe.distillation_epochs}, {recipe.tuning_lr}, "
-                f"{recipe.target_seed} | {zoo.record('target').quality['mae']:.2f} / {error:.2f} | {agreement:.2f}"
+                f"{recipe.target_seed} | {own:.2f} / {error:.2f} | {agreement:.2f}"
             )
         for row in results.rows(scenario, cells, ""):
             figures = " | ".join(f"{row[key]['mean']:.3f}" for key in results.METRICS if key != "aruc_exact")

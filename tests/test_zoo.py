@@ -82,7 +82,7 @@ def test_derivation_really_changes_models_and_records_say_so(smoke_zoo):
         model = smoke_zoo.load(suspect.lineage)
         record = smoke_zoo.record(suspect.lineage)
         assert 0 <= record.quality["agreement"] <= 1
-        assert record.quality["mae"] > 0
+        assert record.quality["mae_mg_per_week"] > 0
         assert record.parameters == sum(p.numel() for p in model.parameters())
         assert not model.training
         if record.parameters == smoke_zoo.record("target").parameters:
@@ -96,7 +96,9 @@ def test_quality_is_mean_absolute_error_and_agreement_within_5_percent(smoke_zoo
     doses, target = (smoke_zoo.load(name)(test.x).squeeze(1).tolist() for name in (lineage, "target"))
     truth = test.y.squeeze(1).tolist()
     quality = smoke_zoo.record(lineage).quality
-    assert quality["mae"] == pytest.approx(sum(abs(a - b) for a, b in zip(doses, truth, strict=True)) / len(truth))
+    assert quality["mae_mg_per_week"] == pytest.approx(
+        sum(abs(a - b) for a, b in zip(doses, truth, strict=True)) / len(truth)
+    )
     near = [abs(a - b) <= 0.05 * b for a, b in zip(doses, target, strict=True)]
     assert quality["agreement"] == pytest.approx(sum(near) / len(near), abs=1e-6)
     assert smoke_zoo.record("target").quality["agreement"] == 1
@@ -194,7 +196,7 @@ def test_damaged_weights_are_found_and_can_be_mended(copy, smoke_zoo, damage):
     "change",
     [
         lambda record: record.update(digest=5),
-        lambda record: record["quality"].update(mae=0.0),
+        lambda record: record["quality"].update(mae_mg_per_week=0.0),
         lambda record: record.update(lineage="target"),
         lambda record: record.pop("seal"),
         lambda record: record.clear(),

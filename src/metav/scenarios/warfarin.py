@@ -112,7 +112,7 @@ def quality(model: nn.Module, target: nn.Module, test: Part) -> dict[str, float]
     with torch.no_grad():
         doses, reference = model(test.x), target(test.x)
     return {
-        "mae": (doses - test.y).abs().mean().item(),
+        "mae_mg_per_week": (doses - test.y).abs().mean().item(),
         "agreement": ((doses - reference).abs() <= 0.05 * reference.abs()).float().mean().item(),
     }
 
