@@ -62,6 +62,7 @@ def test_results_follow_from_the_scores(bench, warfarin):
             assert found["n"] == len(part)
             assert found["mean_rate"] == pytest.approx(part.rate.mean())
             assert found["recognised"] == pytest.approx((part.rate > 0.5).mean())
+    assert (scores.derived == (scores.rate > scores.threshold)).all()
     halves = scores[scores.scheme == QUICK].groupby("repetition").lineage.apply(frozenset)
     assert halves.nunique() == 3  # another split in each repetition
     assert all(len(half) == len(warfarin.suspects) // 2 for half in halves)

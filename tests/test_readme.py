@@ -15,7 +15,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)
     assert 0 <= names["auc"] <= 1
-    assert (tmp_path / "fp.safetensors").exists()
+    assert (tmp_path / "example.safetensors").exists()
 
 
 def test_links_lead_somewhere():

@@ -24,43 +24,52 @@ zoo_app = App(name="zoo", help="Build, list or verify the suspects of a scenario
 app.command(zoo_app)
 
 _arguments: list[str] = []  # of this run, for the results
-Scheme = Annotated[list[str] | None, Parameter(name="--scheme", consume_multiple=True, negative="")]
-ZooPath = Annotated[Path | None, Parameter(name="--zoo")]
+ScenarioName = Annotated[str, Parameter(help="warfarin or fashion.")]
+Schemes = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--scheme",
+        consume_multiple=True,
+        negative="",
+        help="One or more schemes, with options where wanted: metav 'metav(standardise=robust,batch=4)'.",
+    ),
+]
+SchemeName = Annotated[str, Parameter(help="A scheme, with options where wanted.")]
+ProfileName = Annotated[
+    str,
+    Parameter(
+        help="Size: smoke (seconds, for trying out), cpu (all suspects, on two cores), paper (the paper's sizes)."
+    ),
+]
+Repeats = Annotated[int, Parameter(help="Repetitions, each with another split of the zoo.")]
+Queries = Annotated[int, Parameter(help="N, the queries of a fingerprint.")]
+Seed = Annotated[int, Parameter(help="Seed of the construction.")]
+Results = Annotated[
+    Path | None,
+    Parameter(
+        help="Folder for results.json, report.md and figures; by default metav-results/SCENARIO or SCENARIO-PROFILE."
+    ),
+]
+File = Annotated[Path, Parameter(help="A fingerprint, a safetensors file.")]
+ZooPath = Annotated[
+    Path | None, Parameter(name="--zoo", help="The zoo's folder; by default in METAV_HOME or ~/.cache/metav.")
+]
+Jobs = Annotated[int, Parameter(help="Processes.")]
 
 
 @app.command
 def bench(
-    scenario: str,
+    scenario: ScenarioName,
     *,
-    scheme: Scheme = None,
-    profile: str = "cpu",
-    repeats: int = 5,
-    queries: int = 100,
-    out: Path | None = None,
+    scheme: Schemes = None,
+    profile: ProfileName = "cpu",
+    repeats: Repeats = 5,
+    queries: Queries = 100,
+    out: Results = None,
     zoo: ZooPath = None,
-    jobs: int = 2,
+    jobs: Jobs = 2,
 ) -> int:
-    """Build what is missing of a scenario's zoo, construct fingerprints, and judge suspects they have not seen.
-
-    Parameters
-    ----------
-    scenario
-        warfarin or fashion.
-    scheme
-        One or more schemes, with options where wanted: metav 'metav(standardise=robust,batch=4)'.
-    profile
-        Size: smoke (seconds, for tests), cpu (the paper's full zoo on two cores) or paper.
-    repeats
-        Repetitions, each with another split of the zoo.
-    queries
-        N, the queries of a fingerprint.
-    out
-        Folder for results.json, report.md and figures; by default metav-results/SCENARIO or SCENARIO-PROFILE.
-    zoo
-        The zoo's folder; by default in METAV_HOME or ~/.cache/metav.
-    jobs
-        Processes.
-    """
+    """Build what is missing of a scenario's zoo, construct fingerprints, and judge suspects they have not seen."""
     from metav import benchmark, schemes
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
@@ -90,7 +99,7 @@ def bench(
 
 
 @zoo_app.command
-def build(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None, jobs: int = 2) -> int:
+def build(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath = None, jobs: Jobs = 2) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     _at_least_one("jobs", jobs)
     found = _zoo(scenario, profile, zoo)
@@ -101,7 +110,7 @@ def build(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None, jobs: int
 
 
 @zoo_app.command(name="list")
-def list_(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None) -> int:
+def list_(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath = None) -> int:
     """Show each suspect: lineage, size, seconds of training, quality and agreement with the target."""
     found = _zoo(scenario, profile, zoo)
     found.check_settings()
@@ -119,7 +128,7 @@ def list_(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None) -> int:
 
 
 @zoo_app.command
-def verify(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None) -> int:
+def verify(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath = None) -> int:
     """Check every suspect's files against their digests; exit 1 if one is missing or damaged."""
     found = _zoo(scenario, profile, zoo)
     problems = found.verify()
@@ -132,15 +141,15 @@ def verify(scenario: str, *, profile: str = "cpu", zoo: ZooPath = None) -> int:
 
 @app.command
 def fingerprint(
-    scenario: str,
+    scenario: ScenarioName,
     *,
-    scheme: str = "metav",
-    profile: str = "cpu",
-    queries: int = 100,
-    seed: int = 0,
-    out: Path,
+    scheme: SchemeName = "metav",
+    profile: ProfileName = "cpu",
+    queries: Queries = 100,
+    seed: Seed = 0,
+    out: File,
     zoo: ZooPath = None,
-    jobs: int = 2,
+    jobs: Jobs = 2,
 ) -> int:
     """Construct a fingerprint of a scenario's target from its whole zoo, and save it."""
     from metav import benchmark, schemes
@@ -163,7 +172,7 @@ def fingerprint(
 
 
 @app.command
-def inspect(file: Path) -> int:
+def inspect(file: File) -> int:
     """Show what a fingerprint holds, after checking its digest."""
     from metav.fingerprint import Fingerprint
 
@@ -214,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(_arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        complain(" ".join(str(error).split()))
+        complain(f"{' '.join(str(error).split())} See metav --help.")
         return 2
     except MetavError as error:
         complain(str(error))

@@ -81,7 +81,7 @@ def curves(ax: Axes, scores: pd.DataFrame) -> Axes:
     )
     ax.text(0.62, 0.55, "robustness R", color=POSITIVE, transform=ax.transAxes)
     ax.text(0.62, 0.48, "uniqueness U", color=NEGATIVE, transform=ax.transAxes)
-    ax.text(0.62, 0.41, "shaded: min(R, U)", color=INK, transform=ax.transAxes)
+    ax.text(0.62, 0.41, "shaded: mean of min(R, U)", color=INK, transform=ax.transAxes)
     return ax
 
 

@@ -27,9 +27,11 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
 
 
 def frame(results: Sequence[CellResult]) -> pd.DataFrame:
-    """All scores of some cells, one row each: the fields of `benchmark.Score`, and a column for each quality."""
+    """All scores of some cells, one row each: `benchmark.Score`, the verdict `derived`, a column for each quality."""
     scores = [vars(score) for result in results for score in result.scores]
-    table = pd.DataFrame([{**score, **score["quality"]} for score in scores])
+    table = pd.DataFrame(
+        [{**score, "derived": score["rate"] > score["threshold"], **score["quality"]} for score in scores]
+    )
     return table.drop(columns="quality")
 
 
@@ -72,7 +74,7 @@ def _by_lineage(scenario: Scenario, scores: pd.DataFrame, qualities: Iterable[st
             found[family] = {
                 "n": len(mine),
                 "mean_rate": float(mine.rate.mean()),
-                "recognised": float((mine.rate > mine.threshold).mean()),
+                "recognised": float(mine.derived.mean()),
                 "positive": bool(mine.positive.iloc[0]),
                 "quality": {name: float(mine[name].mean()) for name in qualities},
             }

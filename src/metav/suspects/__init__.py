@@ -10,7 +10,7 @@ Negative suspects
 They compose: `target>wp(0.3)>ftal(public,10ep,lr=0.001,batch=64,seed=2)`; `lineage` reads such a text.
 """
 
-from metav.suspects.base import Draft, Fresh, Step, Training
+from metav.suspects.base import Draft, Fresh, Training
 from metav.suspects.distillation import Distillation
 from metav.suspects.finetuning import FineTuning, Retraining
 from metav.suspects.independent import Independent
@@ -26,7 +26,6 @@ __all__ = [
     "Independent",
     "Lineage",
     "Retraining",
-    "Step",
     "Training",
     "WeightPruning",
     "parse",

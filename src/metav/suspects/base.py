@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -55,14 +55,6 @@ class Draft:
     training: Training | None = None
     trainable: tuple[str, ...] = ()
     teacher: nn.Module | None = None
-
-
-class Step(Protocol):
-    """One link of a lineage: from a parent model to the draft of its descendant."""
-
-    def draft(self, parent: nn.Module, fresh: Fresh) -> Draft:
-        """Return the descendant of `parent` before training; the parent is not changed."""
-        ...
 
 
 def answering(model: nn.Module) -> tuple[str, nn.Module]:
