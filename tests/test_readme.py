@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+
+from metav.report import cell
+from metav.results import METRICS
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,6 +20,14 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     exec(compile(example, "README.md", "exec"), names)
     assert 0 <= names["auc"] <= 1
     assert (tmp_path / "example.safetensors").exists()
+
+
+def test_the_table_is_that_of_the_committed_results():
+    readme = (ROOT / "README.md").read_text()
+    rows = json.loads((ROOT / "results" / "warfarin" / "results.json").read_text())
+    for key in METRICS:
+        assert " | ".join(cell(row[key]) for row in rows) in readme, key
+    assert rows[0]["command"] in readme
 
 
 def test_links_lead_somewhere():

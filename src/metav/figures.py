@@ -79,9 +79,9 @@ def curves(ax: Axes, scores: pd.DataFrame) -> Axes:
         xlim=(-0.01, 1.01),
         ylim=(0, 1.03),
     )
-    ax.text(0.62, 0.55, "robustness R", color=POSITIVE, transform=ax.transAxes)
-    ax.text(0.62, 0.48, "uniqueness U", color=NEGATIVE, transform=ax.transAxes)
-    ax.text(0.62, 0.41, "shaded: mean of min(R, U)", color=INK, transform=ax.transAxes)
+    ax.text(0.3, 0.55, "robustness R", color=POSITIVE, transform=ax.transAxes)
+    ax.text(0.3, 0.48, "uniqueness U", color=NEGATIVE, transform=ax.transAxes)
+    ax.text(0.3, 0.41, "shaded: mean of min(R, U)", color=INK, transform=ax.transAxes)
     return ax
 
 
