@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy, kl_div
 
 from metav import training
+from metav.checkpoint import Checkpoint
 from metav.suspects import FilterPruning, FineTuning
 from metav.suspects.base import seeded
 
+ERROR = training.Objective(loss=training.absolute_error, imitation=partial(training.anneal, training.absolute_error))
 TARGET_TO_TRAIN = {
     "from scratch on owner's and public data": [
         "M(own,2ep,lr=0.003,batch=64,seed=1)",
@@ -133,7 +138,7 @@ def test_convolutional_nets_are_tuned_too_and_frozen_statistics_stay(last):
     pruned = FilterPruning(ratio=0.5).draft(parent, None).model
     draft = step.draft(pruned, None)
     before = {name: value.clone() for name, value in draft.model.state_dict().items()}
-    training.fit([draft], images(), training.absolute_error)
+    training.fit([draft], images(), ERROR)
     after = draft.model.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert set(draft.trainable) <= moved
@@ -152,7 +157,92 @@ def test_drafts_of_other_rates_shapes_or_layers_are_not_stacked():
 
     for other in ({"lr": 0.1}, {"batch": 4}, {"width": 3}, {"bias": False}, {"last": 1}):
         pair, alone = [made(), made(**other)], made(**other)
-        training.fit(pair, part, training.absolute_error)
-        training.fit([alone], part, training.absolute_error)
+        training.fit(pair, part, ERROR)
+        training.fit([alone], part, ERROR)
         expected = alone.model.state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in pair[1].model.state_dict().items()), other
+
+
+# -- objectives and checkpoints -----------------------------------------------------------------------------------
+
+
+def test_hintons_loss_is_a_cross_entropy_and_a_scaled_divergence():
+    with seeded(0):
+        outputs, teacher, labels = torch.randn(5, 7), torch.randn(5, 7), torch.randint(7, (5,))
+    hard = cross_entropy(outputs, labels, reduction="none")
+    # the cross-entropy with soft targets is the divergence from the teacher plus the teacher's entropy
+    p = (teacher / 4).softmax(1)
+    soft = kl_div((outputs / 4).log_softmax(1), p, reduction="none").sum(1) - (p * p.log()).sum(1)
+    found = training.soften(4.0, 0.9, outputs, teacher, labels, 0.3)
+    torch.testing.assert_close(found, 0.1 * hard + 0.9 * 16 * soft)
+    torch.testing.assert_close(training.soften(4.0, 0.0, outputs, teacher, labels, 0.3), hard)
+
+
+def test_the_slanted_rate_rises_for_a_tenth_and_falls_to_nothing():
+    assert [round(training.slanted(p), 6) for p in (0, 0.05, 0.1, 0.55, 1)] == [0, 0.5, 1, 0.5, 0]
+
+
+def dropping() -> nn.Module:
+    """With what a checkpoint must bring back: batch statistics, and units that are dropped at random."""
+    with seeded(0):
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(144, 2)
+        )
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_training_that_is_killed_ends_in_the_same_weights(tmp_path, monkeypatch):
+    objective = training.Objective(loss=ERROR.loss, imitation=ERROR.imitation, decay=True)
+
+    def trained(checkpoint: Checkpoint | None) -> dict[str, torch.Tensor]:
+        step = FineTuning(data="public", epochs=4, lr=0.01, batch=8, seed=3, last=0)
+        draft = step.draft(dropping(), None)
+        draft.checkpoint = checkpoint
+        training.fit([draft], images(), objective)
+        return draft.model.state_dict()
+
+    whole = trained(None)
+    path = tmp_path / "a.checkpoint"
+    save, saved = Checkpoint.save, []
+
+    def fail_after_two(self: Checkpoint, live, epochs: int) -> None:
+        save(self, live, epochs)
+        saved.append(epochs)
+        if epochs == 2:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", fail_after_two)
+        with pytest.raises(KilledError):
+            trained(Checkpoint(path, "a", every=0))
+    monkeypatch.setattr(Checkpoint, "save", lambda self, live, epochs: saved.append(epochs))
+    resumed = trained(Checkpoint(path, "a"))
+    assert saved == [1, 2, 3, 4]
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_used(tmp_path):
+    path = tmp_path / "a.checkpoint"
+    live = {"x": torch.ones(3)}
+    Checkpoint(path, "a", every=0).save(live, 2)
+    assert Checkpoint(path, "a").resume({"x": torch.zeros(3)}) == 2
+    assert Checkpoint(path, "b").resume({"x": torch.zeros(3)}) == 0
+    assert Checkpoint(path, "a").resume({"x": torch.zeros(4)}) == 0
+    path.write_bytes(path.read_bytes()[:-4])
+    fresh = {"x": torch.zeros(3)}
+    assert Checkpoint(path, "a").resume(fresh) == 0
+    assert (fresh["x"] == 0).all()
+    Checkpoint(path, "a").clear()
+    assert not path.exists()
+    assert Checkpoint(path, "a").resume(fresh) == 0
+
+
+def test_a_checkpoint_waits_for_its_time(tmp_path):
+    path = tmp_path / "a.checkpoint"
+    checkpoint = Checkpoint(path, "a", every=3600)
+    checkpoint.resume({"x": torch.ones(1)})
+    checkpoint.save({"x": torch.ones(1)}, 1)
+    assert not path.exists()

@@ -85,7 +85,11 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe) -> No
     maker = Adam(learnt.values(), training.lr, recipe.betas)
     mean = _Mean(gan.generator, recipe.average)
     generator = torch.Generator().manual_seed(training.seed)
-    for _ in range(training.epochs):
+    own = {**critic.state("critic"), **maker.state("maker"), **mean.state(), "random": generator.get_state()}
+    live = {**gan.state_dict(), **own}
+    done = draft.checkpoint.resume(live) if draft.checkpoint else 0
+    generator.set_state(live["random"])
+    for epoch in range(done, training.epochs):
         for batch in torch.randperm(len(part.y), generator=generator).split(training.batch):
             z = torch.randn(len(batch), *part.x.shape[1:], generator=generator)
             fake = gan.generator(z)
@@ -99,6 +103,9 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe) -> No
                 for name, mask in masks.items():
                     learnt[name] *= mask
             mean.update()
+        if draft.checkpoint:
+            live["random"].copy_(generator.get_state())
+            draft.checkpoint.save(live, epoch + 1)
     mean.copy_back()
     gan.to(memory_format=torch.contiguous_format)
 
@@ -125,11 +132,16 @@ class _Mean:
         self.decay = decay
         self.now = [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
         self.mean = [tensor.clone() for tensor in self.now]
-        self.steps = 0
+        self.steps = torch.zeros((), dtype=torch.int64)
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that `update` changes, by name."""
+        return {"mean.steps": self.steps, **{f"mean.{index}": each for index, each in enumerate(self.mean)}}
 
     def update(self) -> None:
         self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        steps = int(self.steps)
+        decay = min(self.decay, (1 + steps) / (10 + steps))
         for mean, now in zip(self.mean, self.now, strict=True):
             mean.lerp_(now, 1 - decay)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from metav.zoo import Zoo as ZooFolder
 
 app = App(name="metav", help="Was that model derived from mine?", version=metav.__version__)
-zoo_app = App(name="zoo", help="Build, list or verify the suspects of a scenario.")
+zoo_app = App(name="zoo", help="Build, list, verify, export or import the suspects of a scenario.")
 app.command(zoo_app)
 
 _arguments: list[str] = []  # of this run, for the results
-ScenarioName = Annotated[str, Parameter(help="warfarin or fashion.")]
+ScenarioName = Annotated[str, Parameter(help="warfarin, skin or fashion.")]
 Schemes = Annotated[
     list[str] | None,
     Parameter(
@@ -54,6 +55,11 @@ File = Annotated[Path, Parameter(help="A fingerprint, a safetensors file.")]
 ZooPath = Annotated[
     Path | None, Parameter(name="--zoo", help="The zoo's folder; by default in METAV_HOME or ~/.cache/metav.")
 ]
+DataPath = Annotated[
+    Path | None,
+    Parameter(name="--data", help="The folder to look for data sets in first, as METAV_DATA."),
+]
+Archive = Annotated[Path, Parameter(help="The archive, a tar file.")]
 Jobs = Annotated[int, Parameter(help="Processes.")]
 
 
@@ -67,6 +73,7 @@ def bench(
     queries: Queries = 100,
     out: Results = None,
     zoo: ZooPath = None,
+    data: DataPath = None,
     jobs: Jobs = 2,
 ) -> int:
     """Build what is missing of a scenario's zoo, construct fingerprints, and judge suspects they have not seen."""
@@ -79,7 +86,7 @@ def bench(
     check_queries(queries)
     _at_least_one("repeats", repeats)
     _at_least_one("jobs", jobs)
-    found = _zoo(scenario, profile, zoo)
+    found = _zoo(scenario, profile, zoo, data)
     found.prepare()
     folder = make_folder(out or Path("metav-results") / (scenario if profile == "cpu" else f"{scenario}-{profile}"))
     _build(found, jobs)
@@ -99,10 +106,17 @@ def bench(
 
 
 @zoo_app.command
-def build(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath = None, jobs: Jobs = 2) -> int:
+def build(
+    scenario: ScenarioName,
+    *,
+    profile: ProfileName = "cpu",
+    zoo: ZooPath = None,
+    data: DataPath = None,
+    jobs: Jobs = 2,
+) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     _at_least_one("jobs", jobs)
-    found = _zoo(scenario, profile, zoo)
+    found = _zoo(scenario, profile, zoo, data)
     found.prepare()
     _build(found, jobs)
     output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
@@ -110,9 +124,9 @@ def build(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath 
 
 
 @zoo_app.command(name="list")
-def list_(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath = None) -> int:
+def list_(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath = None, data: DataPath = None) -> int:
     """Show each suspect: lineage, size, seconds of training, quality and agreement with the target."""
-    found = _zoo(scenario, profile, zoo)
+    found = _zoo(scenario, profile, zoo, data)
     found.check_settings()
     families = {found.scenario.lineage(s.lineage).text: s for s in found.scenario.suspects}
     records = [found.record(lineage) for lineage in found.lineages()]
@@ -128,15 +142,55 @@ def list_(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath 
 
 
 @zoo_app.command
-def verify(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath = None) -> int:
+def verify(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath = None, data: DataPath = None) -> int:
     """Check every suspect's files against their digests; exit 1 if one is missing or damaged."""
-    found = _zoo(scenario, profile, zoo)
+    found = _zoo(scenario, profile, zoo, data)
     problems = found.verify()
     for problem in problems:
         complain(problem)
     total = len(found.lineages())
     output().print(f"{total - len(problems)} of {total} models in {found.folder} are whole.", soft_wrap=True)
     return 1 if problems else 0
+
+
+@zoo_app.command
+def export(
+    scenario: ScenarioName,
+    *,
+    out: Archive,
+    profile: ProfileName = "cpu",
+    zoo: ZooPath = None,
+    data: DataPath = None,
+) -> int:
+    """Write a whole zoo into one archive, after checking its digests."""
+    from metav import archive
+    from metav.storage import make_folder
+
+    found = _zoo(scenario, profile, zoo, data)
+    make_folder(out.parent)
+    with progress_bar(f"exporting {scenario}", len(found.lineages())) as progress:
+        archive.export(found, out, progress)
+    output().print(f"{out}: {len(found.lineages())} models.", soft_wrap=True)
+    return 0
+
+
+@zoo_app.command(name="import")
+def import_(
+    scenario: ScenarioName,
+    file: Archive,
+    *,
+    profile: ProfileName = "cpu",
+    zoo: ZooPath = None,
+    data: DataPath = None,
+) -> int:
+    """Take what the zoo lacks from an archive, after checking its digests."""
+    from metav import archive
+
+    found = _zoo(scenario, profile, zoo, data)
+    with progress_bar(f"importing {scenario}", len(found.lineages())) as progress:
+        taken = archive.import_(found, file, progress)
+    output().print(f"{taken} models were added to {found.folder}.", soft_wrap=True)
+    return 0
 
 
 @app.command
@@ -149,6 +203,7 @@ def fingerprint(
     seed: Seed = 0,
     out: File,
     zoo: ZooPath = None,
+    data: DataPath = None,
     jobs: Jobs = 2,
 ) -> int:
     """Construct a fingerprint of a scenario's target from its whole zoo, and save it."""
@@ -161,7 +216,7 @@ def fingerprint(
     _at_least_one("jobs", jobs)
     if out.is_dir():
         raise UsageError(f"expected a file for --out, got the folder {str(out)!r}: add a name, e.g. fp.safetensors.")
-    found = _zoo(scenario, profile, zoo)
+    found = _zoo(scenario, profile, zoo, data)
     found.prepare()
     make_folder(out.parent)
     _build(found, jobs)
@@ -193,7 +248,9 @@ def inspect(file: File) -> int:
     return 0
 
 
-def _zoo(name: str, profile: str, folder: Path | None) -> ZooFolder:
+def _zoo(name: str, profile: str, folder: Path | None, data: Path | None) -> ZooFolder:
+    if data is not None:
+        os.environ["METAV_DATA"] = str(data)  # for the worker processes too
     from metav import scenarios
     from metav.zoo import Zoo
 
@@ -202,6 +259,7 @@ def _zoo(name: str, profile: str, folder: Path | None) -> ZooFolder:
 
 
 def _build(found: ZooFolder, jobs: int) -> None:
+    output().print(f"Data: {found.scenario.data}.", soft_wrap=True)
     with progress_bar(f"zoo {found.scenario.name}", len(found.lineages())) as progress:
         found.build(jobs=jobs, progress=progress)
 

@@ -29,6 +29,11 @@ class Adam:
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.steps = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
 
+    def state(self, prefix: str = "adam") -> dict[str, Tensor]:
+        """The tensors that `step` changes besides the parameters, by name."""
+        kinds = {"mean": self.means, "square": self.squares, "step": self.steps}
+        return {f"{prefix}.{kind}.{index}": each for kind, all_ in kinds.items() for index, each in enumerate(all_)}
+
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Change the parameters by one step down their `gradients`."""
         with torch.no_grad():

@@ -5,23 +5,59 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+from metav.checkpoint import Checkpoint
 from metav.optim import Adam
-from metav.suspects.base import Draft, Training
+from metav.suspects.base import Draft, Training, seeded
+
+ANSWERED_AT_ONCE = 512  # examples: images fit into memory, and products are as fast as they get
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets), both (..., batch, *output_shape) -> loss of each example, (..., batch)."""
 
+Imitation = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""(outputs, teacher's outputs, labels, progress of the training from 0 to 1) -> loss of each example, (..., batch)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Examples: inputs `x` (n, *input_shape) and true outputs `y` (n, *output_shape)."""
+    """Examples: inputs `x` (n, *input_shape) and true outputs `y` (n, *output_shape), or classes (n,)."""
 
     x: Tensor
     y: Tensor
+
+
+def direct(model: nn.Module, x: Tensor) -> Tensor:
+    """Outputs of `model` on `x`."""
+    return torch.as_tensor(model(x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What all supervised trainings of a scenario share.
+
+    Attributes
+    ----------
+    loss
+        Of outputs against labels.
+    imitation
+        Of a student's outputs against the teacher's and the labels.
+    outputs
+        (model, inputs) -> what the losses see; a classifier's logits, for example, where the model answers with
+        probabilities.
+    decay
+        Whether the learning rate goes to 0: it rises over the first tenth of the steps and falls linearly after it.
+    """
+
+    loss: Loss
+    imitation: Imitation
+    outputs: Callable[[nn.Module, Tensor], Tensor] = direct
+    decay: bool = False
 
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -29,19 +65,25 @@ def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).abs().mean(-1)
 
 
-def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], loss: Loss) -> None:
+def class_error(logits: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy of each example, from logits (n, classes) and its true class (n,)."""
+    return cross_entropy(logits, classes, reduction="none")
+
+
+def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], objective: Objective) -> None:
     """Train each draft's model in place, then freeze it: eval mode, no parameter asks for gradients.
 
     Multi-layer perceptrons of one shape whose trainings differ in data, teacher and seed only, on parts of equal
-    length, are trained side by side; all others one by one. Both ways give the same weights to rounding.
+    length, are trained side by side; all others one by one. Both ways give the same weights to rounding. A training
+    whose draft has a checkpoint goes on where that was saved, and ends in the same weights.
     """
     trainings = [draft.training for draft in drafts if draft.training is not None]
     if len(trainings) == len(drafts) > 1 and len({_kin(draft, parts) for draft in drafts}) == 1:
-        _fit_side_by_side(drafts, trainings, parts, loss)
+        _fit_side_by_side(drafts, trainings, parts, objective)
     else:
         for draft in drafts:
             if draft.training is not None:
-                _fit_one(draft, draft.training, parts, loss)
+                _fit_one(draft, draft.training, parts, objective)
     for draft in drafts:
         draft.model.eval().requires_grad_(False)
 
@@ -55,6 +97,24 @@ def anneal(loss: Loss, outputs: Tensor, teacher: Tensor, labels: Tensor, progres
     return torch.lerp(loss(outputs, teacher), loss(outputs, labels), progress)
 
 
+def soften(temperature: float, weight: float, outputs: Tensor, teacher: Tensor, labels: Tensor, _: float) -> Tensor:
+    """Distillation with a temperature (Hinton et al., 2015, section 2), from logits (..., classes) and classes.
+
+    `weight` in [0, 1] is that of the cross-entropy with the teacher's softened probabilities, times the temperature
+    squared, so that its gradients keep their size; the rest is that of the cross-entropy with the true labels.
+    """
+    soft = -(torch.softmax(teacher / temperature, -1) * torch.log_softmax(outputs / temperature, -1)).sum(-1)
+    return torch.lerp(class_error(outputs, labels), temperature**2 * soft, weight)
+
+
+def slanted(progress: float) -> float:
+    """Share of the learning rate, slanted triangular: up over the first tenth, down to 0 over the rest.
+
+    Howard and Ruder, ACL 2018, section 3.2.
+    """
+    return min(progress / 0.1, (1 - progress) / 0.9)
+
+
 def kept(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Where pruning left zeros in weights of linear layers and convolutions: they stay zero when training goes on."""
     weights = {name: p.detach() for name, p in parameters.items() if name.endswith("weight") and p.dim() >= 2}
@@ -62,9 +122,9 @@ def kept(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: mask for name, mask in zeros.items() if not mask.all()}
 
 
-def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], loss: Loss) -> None:
+def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], objective: Objective) -> None:
     part = parts[training.data]
-    taught = None if draft.teacher is None else _answers(draft.teacher, part)
+    taught = None if draft.teacher is None else _answers(draft.teacher, part, objective)
     named = dict(draft.model.named_parameters())
     draft.model.requires_grad_(False)
     learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
@@ -73,7 +133,9 @@ def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], loss: 
         (part.x[order], part.y[order], None if taught is None else taught[order])
         for order in _orders(training, len(part.x))
     )
-    _descend(draft.model, learnt, epochs, training, loss, examples=0)
+    state = dict(draft.model.named_buffers())
+    forward = partial(objective.outputs, draft.model)
+    _descend(forward, learnt, state, epochs, training, objective, draft.checkpoint, examples=0)
 
 
 def _train_mode(model: nn.Module) -> None:
@@ -86,15 +148,15 @@ def _train_mode(model: nn.Module) -> None:
 
 
 def _fit_side_by_side(
-    drafts: Sequence[Draft], trainings: Sequence[Training], parts: Mapping[str, Part], loss: Loss
+    drafts: Sequence[Draft], trainings: Sequence[Training], parts: Mapping[str, Part], objective: Objective
 ) -> None:
     """As `_fit_one` for B drafts at once: every tensor has a further, first axis of B models."""
     data = [parts[training.data] for training in trainings]
     x, y = torch.stack([part.x for part in data]), torch.stack([part.y for part in data])
     taught = None
     if any(draft.teacher is not None for draft in drafts):  # where there is no teacher, the labels teach
-        answers = (_answers(d.teacher, p) if d.teacher is not None else p.y for d, p in zip(drafts, data, strict=True))
-        taught = torch.stack(list(answers))
+        pairs = zip(drafts, data, strict=True)
+        taught = torch.stack([p.y if d.teacher is None else _answers(d.teacher, p, objective) for d, p in pairs])
     weights = stack_parameters([draft.model for draft in drafts])
     learnt = {name: weights[name].requires_grad_(True) for name in drafts[0].trainable}
     models = torch.arange(len(drafts))[:, None]
@@ -102,7 +164,8 @@ def _fit_side_by_side(
         (x[models, order], y[models, order], None if taught is None else taught[models, order])
         for order in map(torch.stack, zip(*(_orders(each, x.shape[1]) for each in trainings), strict=True))
     )
-    _descend(partial(batched_mlp, drafts[0].model, weights), learnt, epochs, trainings[0], loss, examples=1)
+    forward = partial(batched_mlp, drafts[0].model, weights)
+    _descend(forward, learnt, {}, epochs, trainings[0], objective, drafts[0].checkpoint, examples=1)
     with torch.no_grad():
         for index, draft in enumerate(drafts):
             for name, parameter in draft.model.named_parameters():
@@ -113,30 +176,40 @@ def _fit_side_by_side(
 def _descend(
     forward: Callable[[Tensor], Tensor],
     learnt: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
     epochs: Iterator[tuple[Tensor, Tensor, Tensor | None]],
     training: Training,
-    loss: Loss,
+    objective: Objective,
+    checkpoint: Checkpoint | None,
     *,
     examples: int,
 ) -> None:
     """Change `learnt` in place by Adam on mini-batches: inputs, labels and a teacher's answers of each epoch.
 
     The examples are along axis `examples`; models along the axes before it share no weights, so that the sum of their
-    losses keeps their gradients apart.
+    losses keeps their gradients apart. `state` is what else changes: batch statistics.
     """
     optimiser, masks = Adam(learnt.values(), training.lr), kept(learnt)
-    for epoch, (x, y, taught) in enumerate(epochs):
+    live = {**state, **{f"learnt.{name}": each for name, each in learnt.items()}, **optimiser.state()}
+    done = checkpoint.resume(live) if checkpoint else 0
+    for epoch, (x, y, taught) in enumerate(islice(epochs, done, None), done):
         batches = [each.split(training.batch, examples) for each in (x, y, y if taught is None else taught)]
-        for index, (inputs, labels, answers) in enumerate(zip(*batches, strict=True)):
-            outputs = forward(inputs)
-            if taught is None:
-                errors = loss(outputs, labels)
-            else:
-                errors = anneal(loss, outputs, answers, labels, (epoch + index / len(batches[0])) / training.epochs)
-            optimiser.step(torch.autograd.grad(errors.mean(-1).sum(), optimiser.parameters))
-            with torch.no_grad():
-                for name, mask in masks.items():
-                    learnt[name] *= mask
+        with seeded(training.seed * training.epochs + epoch):  # of dropout
+            for index, (inputs, labels, answers) in enumerate(zip(*batches, strict=True)):
+                progress = (epoch + index / len(batches[0])) / training.epochs
+                outputs = forward(inputs)
+                if taught is None:
+                    errors = objective.loss(outputs, labels)
+                else:
+                    errors = objective.imitation(outputs, answers, labels, progress)
+                if objective.decay:  # the middle of the step: neither the first nor the last has a rate of 0
+                    optimiser.lr = training.lr * slanted(progress + 0.5 / len(batches[0]) / training.epochs)
+                optimiser.step(torch.autograd.grad(errors.mean(-1).sum(), optimiser.parameters))
+                with torch.no_grad():
+                    for name, mask in masks.items():
+                        learnt[name] *= mask
+        if checkpoint:
+            checkpoint.save(live, epoch + 1)
 
 
 def _orders(training: Training, n: int) -> Iterator[Tensor]:
@@ -146,9 +219,10 @@ def _orders(training: Training, n: int) -> Iterator[Tensor]:
         yield torch.randperm(n, generator=generator)
 
 
-def _answers(teacher: nn.Module, part: Part) -> Tensor:
+def _answers(teacher: nn.Module, part: Part, objective: Objective) -> Tensor:
+    """The teacher's outputs, in batches that images of a part fit into memory with."""
     with torch.no_grad():
-        return torch.as_tensor(teacher(part.x))
+        return torch.cat([objective.outputs(teacher, x) for x in part.x.split(ANSWERED_AT_ONCE)])
 
 
 def stack_parameters(models: Sequence[nn.Module]) -> dict[str, Tensor]:

@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 from torch import nn
 
 from metav import engine
+from metav.checkpoint import Checkpoint
 from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
 from metav.scenarios import Scenario
 from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors, write_atomic
@@ -81,6 +83,10 @@ class Zoo:
     def _record(self, lineage: str) -> Path:
         return self.folder / f"{self.identity(lineage)}.json"
 
+    def files(self, lineage: str) -> tuple[Path, Path]:
+        """Weights and record of a suspect; it is there when both are."""
+        return self._weights(lineage), self._record(lineage)
+
     def _mend(self, path: Path) -> str:
         return f"delete {path.name} there and run metav zoo build {self.scenario.name} again."
 
@@ -120,7 +126,7 @@ class Zoo:
 
     def has(self, lineage: str) -> bool:
         """Whether the suspect is there."""
-        return self._record(lineage).exists() and self._weights(lineage).exists()
+        return all(file.exists() for file in self.files(lineage))
 
     def record(self, lineage: str) -> Record:
         """The record of a suspect.
@@ -165,8 +171,9 @@ class Zoo:
             raise IntegrityError(
                 f"expected weights with digest {record.digest[:12]} in {str(path)!r}, got {meta['digest'][:12]}: {mend}"
             )
-        model = self.scenario.fresh(meta["architecture"], seed=0)
-        model.load_state_dict(tensors)
+        with torch.device("meta"):  # shapes alone: the file's pages, mapped into memory, are the weights
+            model = self.scenario.fresh(meta["architecture"], seed=0)
+        model.load_state_dict(tensors, assign=True)
         return model.eval().requires_grad_(False)
 
     def verify(self) -> list[str]:
@@ -287,11 +294,17 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
         target = models["target"] if "target" in models else zoo.load("target")
         for text in missing:
             _save(zoo, text, models[text], target, seconds)
+        for draft in drafts:
+            if draft.checkpoint:
+                draft.checkpoint.clear()
 
 
 def _draft(zoo: Zoo, lineage: Lineage) -> Draft:
     parent = None if lineage.parent is None else zoo.load(lineage.parent)
-    return lineage.step.draft(parent, zoo.scenario.fresh)  # type: ignore[arg-type]
+    draft = lineage.step.draft(parent, zoo.scenario.fresh)  # type: ignore[arg-type]
+    identity = zoo.identity(lineage.text)
+    draft.checkpoint = Checkpoint(zoo.folder / f"{identity}.checkpoint", identity)
+    return draft
 
 
 def _save(zoo: Zoo, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:

@@ -64,6 +64,8 @@ class Scenario:
         (model, target, test part) -> named figures, e.g. error and agreement with the target.
     method
         What `fit` does, in words; part of each suspect's identity.
+    data
+        Which files the data came from, for the user to read.
     group
         How many models of one architecture `fit` is given at once; 1 where it gains nothing from more, so that each
         is on disk as soon as it is trained.
@@ -79,6 +81,7 @@ class Scenario:
     fit: Callable[[Sequence[Draft], Mapping[str, Part]], None]
     quality: Callable[[nn.Module, nn.Module, Part], dict[str, float]]
     method: str
+    data: str = ""
     group: int = 16  # side by side: more bring little, fewer spread better over processes
 
     def lineage(self, text: str) -> Lineage:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metav.adversarial import Recipe, fit
 from metav.scenarios.base import Profile, Scenario, Suspect, thin
-from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist
+from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist, located
 from metav.scenarios.fashion_judge import features, frechet, judge, same_garment
 from metav.scenarios.fashion_nets import LATENT, PENALTY, dcgan, perceptrons
 from metav.spec import Spec
@@ -95,6 +95,7 @@ def load(profile: Profile) -> Scenario:
         quality=partial(quality, own=size.own),
         method=f"GAN, Adam, logistic losses, R1 {PENALTY} for perceptrons, {RECIPE}",
         group=1,
+        data=f"FashionMNIST, {located()}",
     )
 
 

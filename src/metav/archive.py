@@ -1,0 +1,103 @@
+"""A zoo as one file: built on one machine, used on another, with every digest checked on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from metav.errors import IntegrityError, StorageError
+from metav.zoo import Zoo
+
+
+def export(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None) -> None:
+    """Write all of a zoo into the tar archive `path`, whole or not at all; weights do not compress, so it is plain.
+
+    Raises
+    ------
+    StorageError, IntegrityError, SettingsError
+        A suspect is missing or damaged; the folder is of other settings; the archive cannot be written.
+    """
+    zoo.check_settings()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with tarfile.open(temporary, "w") as archive:
+            archive.add(zoo.folder / "zoo.json", "zoo.json")
+            for lineage in zoo.lineages():
+                zoo.load(lineage)
+                for file in zoo.files(lineage):
+                    archive.add(file, file.name)
+                if progress is not None:
+                    progress(1)
+        temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"expected to write {str(path)!r}, got {error.strerror!r}: choose a folder you may write to."
+        ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def import_(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None) -> int:
+    """Take the suspects that `zoo` lacks from the archive `path`; return how many that were.
+
+    Each is checked against its digest before it is put in its place, so that an archive that is damaged half-way
+    leaves a zoo that is smaller, never one that is wrong.
+
+    Raises
+    ------
+    StorageError, IntegrityError, SettingsError
+        There is no such archive; it is truncated, was edited, or is no zoo; it is a zoo of other settings.
+    """
+    mend = "export the zoo again."
+    taken = 0
+    try:
+        with tarfile.open(path) as archive:
+            zoo.prepare()
+            with tempfile.TemporaryDirectory(prefix=".import-", dir=zoo.folder) as folder:
+                staged = Zoo(zoo.scenario, Path(folder))
+                _extract(archive, "zoo.json", staged.folder)
+                staged.check_settings()
+                for lineage in zoo.lineages():
+                    if not zoo.has(lineage):
+                        for file in staged.files(lineage):
+                            _extract(archive, file.name, staged.folder)
+                        try:
+                            staged.load(lineage)
+                        except IntegrityError as error:
+                            raise IntegrityError(
+                                f"expected {lineage} whole in {str(path)!r}, got a damaged copy: {mend}"
+                            ) from error
+                        for file in staged.files(lineage):
+                            file.replace(zoo.folder / file.name)
+                        taken += 1
+                    if progress is not None:
+                        progress(1)
+    except FileNotFoundError as error:
+        raise StorageError(f"expected an archive at {str(path)!r}, got no such file: check the path.") from error
+    except (tarfile.TarError, EOFError) as error:
+        raise IntegrityError(
+            f"expected an archive of metav zoo export in {str(path)!r}, got {error}: {mend}"
+        ) from error
+    except KeyError as error:
+        raise IntegrityError(f"expected a whole zoo in {str(path)!r}, got one where {error.args[0]}: {mend}") from error
+    return taken
+
+
+def _extract(archive: tarfile.TarFile, name: str, folder: Path) -> None:
+    """Copy one file; only names that the zoo asks for ever reach the disk, whatever else the archive holds."""
+    member = archive.getmember(name)
+    source = archive.extractfile(member)
+    if source is None:
+        raise tarfile.ReadError(f"{name!r} that is no file")
+    with source, (folder / name).open("wb") as target:
+        shutil.copyfileobj(source, target)
+        target.flush()
+        os.fsync(target.fileno())

@@ -1,0 +1,59 @@
+"""Checkpoints: a training that is killed goes on where it was, and ends in the same weights."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metav.errors import MetavError
+from metav.storage import load_tensors, save_tensors
+
+EVERY = 30.0  # seconds: well below the two minutes that a kill may cost, well above what writing costs
+
+
+class Checkpoint:
+    """The state of one training in a file, written at the end of an epoch if `every` seconds went by since the last.
+
+    A training calls `resume` once, with all tensors that it changes, then `save` after each epoch, and `clear` once
+    its result is safe. `identity` says whose state it is: a file of another training is not used.
+    """
+
+    def __init__(self, path: Path, identity: str, every: float = EVERY) -> None:
+        self.path, self.identity, self.every = path, identity, every
+        self.last = time.monotonic()
+
+    def resume(self, live: Mapping[str, Tensor]) -> int:
+        """Copy the saved state into the tensors `live`; return the number of epochs done, 0 if nothing is there.
+
+        A file that is damaged, or of tensors with other shapes, counts as nothing.
+        """
+        self.last = time.monotonic()
+        if not self.path.exists():
+            return 0
+        try:
+            saved, meta = load_tensors(self.path, "it is not used.")
+        except MetavError:
+            return 0
+        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in live.items()}
+        if meta.get("identity") != self.identity or shapes != {n: (t.shape, t.dtype) for n, t in saved.items()}:
+            return 0
+        with torch.no_grad():
+            for name, tensor in live.items():
+                tensor.copy_(saved[name])
+        return int(meta["epochs"])
+
+    def save(self, live: Mapping[str, Tensor], epochs: int) -> None:
+        """Write the state after `epochs` epochs, if it is time."""
+        if time.monotonic() - self.last >= self.every:
+            save_tensors(self.path, live, {"identity": self.identity, "epochs": epochs})
+            self.last = time.monotonic()
+
+    def clear(self) -> None:
+        """Remove the file."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()

@@ -1,0 +1,194 @@
+"""Skin: tell seven kinds of pigmented skin lesions apart (DermaMNIST, classification).
+
+MetaV, sections 5.1 and 5.2. All figures of the recipe stand in this file, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metav.scenarios.base import Profile, Scenario, Suspect, thin
+from metav.scenarios.skin_data import CLASSES, dermamnist, garments, located
+from metav.scenarios.skin_nets import Classifier, alexnet, densenet, resnet, squeezenet, vgg
+from metav.spec import Spec
+from metav.training import Objective, Part, class_error, fit, soften
+
+SPLIT_SEED = 0
+TARGET_SEED = 0
+TEMPERATURE = 4.0  # of distillation; Hinton et al. use 2.5 to 20
+SOFT = 0.9  # weight of the teacher: with the true labels "considerably lower" (Hinton et al., section 2)
+
+Build = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How big a profile is.
+
+    `half` counts the images of the owner, and as many public ones; `test` those of the test part. `epochs` and `lr`
+    are for a model from scratch, or a student, by architecture; `tuning` epochs are for fine-tuning and retraining, at
+    `tuning_lr`.
+    """
+
+    half: int
+    test: int
+    architectures: Mapping[str, Build]
+    epochs: Mapping[str, int]
+    lr: Mapping[str, float]
+    tuning: int
+    batch: int = 32
+    tuning_lr: float = 0.0003  # from a good model: a third of the target's rate
+    recovery: int = 1  # epoch of fine-tuning after filter pruning
+
+
+SIZES: Mapping[Profile, Size] = {
+    "smoke": Size(
+        half=64,
+        test=100,
+        architectures={
+            "S": partial(squeezenet, 64),
+            "M": partial(resnet, 32),
+            "L": partial(densenet, 32, (1, 1, 1, 1)),
+            "XL": partial(alexnet, 64),
+            "XXL": partial(vgg, 32),
+        },
+        epochs={"S": 1, "M": 1, "L": 1, "XL": 1, "XXL": 1},
+        lr={"S": 0.001, "M": 0.001, "L": 0.001, "XL": 0.001, "XXL": 0.0005},
+        tuning=1,
+    ),
+    "cpu": Size(
+        half=3503,
+        test=2005,
+        architectures={
+            "S": partial(squeezenet, 64),
+            "M": partial(resnet, 32),
+            "L": partial(densenet, 32),
+            "XL": partial(alexnet, 64),
+            "XXL": partial(vgg, 32),
+        },
+        epochs={"S": 8, "M": 4, "L": 2, "XL": 8, "XXL": 4},
+        lr={"S": 0.001, "M": 0.001, "L": 0.001, "XL": 0.001, "XXL": 0.0005},
+        tuning=2,
+    ),
+    "paper": Size(
+        half=3503,
+        test=2005,
+        architectures={
+            "S": partial(squeezenet, 224),
+            "M": partial(resnet, 224),
+            "L": partial(densenet, 224),
+            "XL": partial(alexnet, 224),
+            "XXL": partial(vgg, 224),
+        },
+        epochs={"S": 40, "M": 20, "L": 20, "XL": 40, "XXL": 40},
+        lr={"S": 0.0003, "M": 0.001, "L": 0.001, "XL": 0.0001, "XXL": 0.0001},
+        tuning=10,  # section 5.2
+    ),
+}
+
+# Table 3: row -> number of suspects.
+DISTILLED = {"S": 4, "M": 4, "L": 2, "XL": 2, "XXL": 2}
+TRAINED = {"S": 20, "M": 20, "L": 12, "XL": 4, "XXL": 4}
+IRRELEVANT_MODELS = 10
+
+
+def load(profile: Profile) -> Scenario:
+    """Return the scenario.
+
+    Raises
+    ------
+    StorageError, IntegrityError
+        DermaMNIST or FashionMNIST is not there and cannot be downloaded, or is damaged.
+    MissingExtraError
+        torchvision is not installed.
+    """
+    size = SIZES[profile]
+    path, which = located()
+    suspects = tuple(_table_3(size))
+    objective = Objective(loss=class_error, imitation=partial(soften, TEMPERATURE, SOFT), outputs=logits, decay=True)
+    return Scenario(
+        name="skin",
+        profile=profile,
+        spec=Spec(input_shape=(3, 28, 28), output_shape=(len(CLASSES),), low=-1.0, high=1.0, output="probabilities"),
+        parts=_parts(size),
+        architectures=size.architectures,
+        target=_link("M", size, "own", TARGET_SEED),
+        suspects=thin(suspects, 2) if profile == "smoke" else suspects,
+        fit=partial(fit, objective=objective),
+        quality=quality,
+        method=f"Adam, slanted learning rate, cross-entropy; students: temperature {TEMPERATURE}, weight {SOFT}",
+        group=1,
+        data=f"DermaMNIST, the {which} file, {path}",
+    )
+
+
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (n, classes) of a scenario's model, which answers with probabilities."""
+    assert isinstance(model, Classifier)  # noqa: S101 (for the type checker: all architectures here are)
+    return model.logits(x)
+
+
+def quality(model: nn.Module, target: nn.Module, test: Part) -> dict[str, float]:
+    """Accuracy, and agreement: the share of test images to which model and target give the same class."""
+    classes, reference = _classes(model, test.x), _classes(target, test.x)
+    return {
+        "accuracy": (classes == test.y).float().mean().item(),
+        "agreement": (classes == reference).float().mean().item(),
+    }
+
+
+def _classes(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(images).argmax(1) for images in x.split(256)])
+
+
+def _table_3(size: Size) -> Iterator[Suspect]:
+    """Table 3 of the paper, column Skin."""
+    tuning = f"lr={size.tuning_lr},batch={size.batch}"
+    for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
+        for seed in (1, 2):
+            link = f"{row.lower()}(public,{size.tuning}ep,{tuning},seed={seed})"
+            yield Suspect(lineage=f"target>{link}", family=row, positive=True)
+    for tenths in range(1, 10):
+        for pruned in (f"target>wp({tenths / 10})", f"target>wp({tenths / 10},global)"):
+            yield Suspect(lineage=pruned, family="WP", positive=True)
+    recovery = f"ftal(public,{size.recovery}ep,{tuning},seed=1)"
+    for sixteenths in range(1, 16):
+        pruned = f"target>fp({sixteenths / 16})"
+        yield Suspect(lineage=pruned, family="FP", positive=True)
+        yield Suspect(lineage=f"{pruned}>{recovery}", family="FP", positive=True)
+    for student, count in DISTILLED.items():
+        for seed in range(1, count + 1):
+            settings = f"lr={size.lr[student]},batch={size.batch},seed={seed},student={student}"
+            link = f"distill(public,{size.epochs[student]}ep,{settings})"
+            yield Suspect(lineage=f"target>{link}", family=f"Distillation {student}", positive=True)
+    for name, count in TRAINED.items():
+        for index in range(count):  # half on the owner's data, half on public data
+            lineage = _link(name, size, ("own", "public")[index % 2], 100 + index)
+            yield Suspect(lineage=lineage, family=f"Independent {name}", positive=False)
+    for index in range(IRRELEVANT_MODELS):
+        lineage = _link(list(TRAINED)[index % len(TRAINED)], size, "garments", 200 + index)
+        yield Suspect(lineage=lineage, family="Irrelevant", positive=False)
+
+
+def _link(name: str, size: Size, data: str, seed: int) -> str:
+    return f"{name}({data},{size.epochs[name]}ep,lr={size.lr[name]},batch={size.batch},seed={seed})"
+
+
+def _parts(size: Size) -> dict[str, Part]:
+    """Two disjoint random halves of the training split, the test split, and garments."""
+    train, test = dermamnist("train"), dermamnist("test")
+    order = torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(len(train.x)))
+    own, public = order[: size.half], order[len(order) // 2 :][: size.half]
+    return {
+        "own": Part(x=train.x[own], y=train.y[own]),
+        "public": Part(x=train.x[public], y=train.y[public]),
+        "test": Part(x=test.x[: size.test], y=test.y[: size.test]),
+        "garments": garments(size.half),
+    }

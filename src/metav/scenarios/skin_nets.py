@@ -1,0 +1,95 @@
+"""Networks of the Skin scenario: torchvision's classifiers behind a resize, so that all take 28 x 28 pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from metav.errors import MissingExtraError
+from metav.scenarios.skin_data import CLASSES
+
+WIDTH = 512  # of the heads of AlexNet and VGG-16 where they see one pixel: as many as VGG-16 has channels
+
+
+class Classifier(nn.Module):
+    """`net` on images (n, 3, 28, 28) in [-1, 1] that are resized to `side` pixels first; answers with probabilities.
+
+    With `channels_last` activations are laid out pixel by pixel, which is faster for some architectures.
+    """
+
+    def __init__(self, net: nn.Module, side: int, channels_last: bool = False) -> None:
+        super().__init__()
+        self.net, self.side, self.channels_last = net, side, channels_last
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (n, classes)."""
+        large = interpolate(x, size=(self.side, self.side), mode="bilinear")
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        found: Tensor = self.net(large.contiguous(memory_format=layout))
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Probabilities (n, classes)."""
+        return self.logits(x).softmax(-1)
+
+
+def squeezenet(side: int) -> Classifier:
+    """SqueezeNet 1.0 (Iandola et al., 2016); needs 32 pixels or more to see anything, 64 to see well."""
+    return Classifier(_models().squeezenet1_0(num_classes=len(CLASSES)), side, channels_last=True)
+
+
+def resnet(side: int) -> Classifier:
+    """ResNet-18 (He et al., CVPR 2016)."""
+    return Classifier(_models().resnet18(num_classes=len(CLASSES)), side)
+
+
+def densenet(side: int, blocks: tuple[int, int, int, int] = (6, 12, 36, 24)) -> Classifier:
+    """DenseNet-161 (Huang et al., CVPR 2017); other `blocks` make it shallower."""
+    kind = _models().DenseNet
+    net = kind(growth_rate=48, block_config=blocks, num_init_features=96, num_classes=len(CLASSES))
+    return Classifier(net, side, channels_last=True)
+
+
+def alexnet(side: int) -> Classifier:
+    """AlexNet (Krizhevsky, 2014); needs 63 pixels or more."""
+    net = _models().alexnet(num_classes=len(CLASSES))
+    return Classifier(net if side >= 224 else _on_one_pixel(net, 256), side, channels_last=True)
+
+
+def vgg(side: int) -> Classifier:
+    """VGG-16 (Simonyan and Zisserman, ICLR 2015)."""
+    net = _models().vgg16(num_classes=len(CLASSES))
+    return Classifier(net if side >= 224 else _on_one_pixel(net, 512), side)
+
+
+def _on_one_pixel(net: nn.Module, channels: int) -> nn.Module:
+    """Give `net` a head for few pixels.
+
+    At 32 or 64 pixels one pixel is left before the head. The original head would see copies of it, 49 or 36, through
+    4,096 units a layer: 9 of 10 weights of the network, and most of its time.
+    """
+    net.avgpool = nn.AdaptiveAvgPool2d(1)
+    net.classifier = nn.Sequential(
+        nn.Dropout(),
+        nn.Linear(channels, WIDTH),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(WIDTH, WIDTH),
+        nn.ReLU(),
+        nn.Linear(WIDTH, len(CLASSES)),
+    )
+    return net
+
+
+def _models() -> Any:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise MissingExtraError(
+            "expected torchvision for the networks of the skin scenario, got no module 'torchvision': "
+            "run pip install 'metav[skin]'."
+        ) from error
+    return models
