@@ -131,6 +131,33 @@ def test_zoo_list_and_verify(smoke_zoo, capsys):
     assert f"{len(smoke_zoo.lineages())} of {len(smoke_zoo.lineages())} models" in capsys.readouterr().out
 
 
+def test_a_listing_as_a_file_holds_every_model(smoke_zoo, tmp_path):
+    out = tmp_path / "deep" / "zoo.json"
+    command = ["zoo", "list", "warfarin", "--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(out)]
+    assert main(command) == 0
+    found = json.loads(out.read_text())
+    assert [row["lineage"] for row in found["models"]] == smoke_zoo.lineages()
+    assert found["settings"] == smoke_zoo.settings
+    assert found["target"] == smoke_zoo.scenario.target
+    for row in found["models"]:
+        record = smoke_zoo.record(row["lineage"])
+        assert (row["digest"], row["parameters"], row["seconds"]) == (record.digest, record.parameters, record.seconds)
+        assert row["mae_mg_per_week"] == record.quality["mae_mg_per_week"]
+        assert (row["truly"] == "derived") == row["lineage"].startswith("target>")
+    assert found["models"][0]["family"] == "target"
+    assert not out.with_suffix(".png").exists()
+
+
+def test_a_zoo_goes_out_and_in(smoke_zoo, tmp_path, capsys):
+    where = ["warfarin", "--profile", "smoke"]
+    assert main(["zoo", "export", *where, "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path / "a" / "z.tar")]) == 0
+    assert main(["zoo", "import", *where, str(tmp_path / "a" / "z.tar"), "--zoo", str(tmp_path / "b")]) == 0
+    count = len(smoke_zoo.lineages())
+    assert f"{count} models were added" in capsys.readouterr().out
+    assert main(["zoo", "verify", *where, "--zoo", str(tmp_path / "b")]) == 0
+    assert f"{count} of {count} models" in capsys.readouterr().out
+
+
 BAD = {
     "bench warfarn": (2, "did you mean 'warfarin'"),
     "bench warfarin --scheme metva": (2, "did you mean 'metav'"),
@@ -154,6 +181,13 @@ BAD = {
     "inspect pyproject.toml": (1, "truncated or foreign"),
     "zoo biuld warfarin": (2, 'Did you mean "build"'),
     "zoo list warfarin --zoo /none": (1, "run metav zoo build warfarin first"),
+    "zoo list fashion --profile smoke --data /none": (
+        2,
+        "expected a folder of data in --data or METAV_DATA, got '/none'",
+    ),
+    "zoo export warfarin": (2, "--out"),
+    "zoo export warfarin --zoo /none --out /tmp/none.tar": (1, "run metav zoo build warfarin first"),
+    "zoo import warfarin /none.tar": (1, "expected an archive at '/none.tar', got no such file"),
     "zoo verify warfarn": (2, "did you mean 'warfarin'"),
 }
 

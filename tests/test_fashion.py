@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import struct
 from collections import Counter
 
@@ -13,9 +14,10 @@ from torch import nn
 
 from metav import scenarios, sheets
 from metav.adversarial import discriminator_loss, generator_loss, gradient_penalty
+from metav.cli import main
 from metav.engine import one_thread
 from metav.errors import IntegrityError, StorageError
-from metav.scenarios import fashion, fashion_data
+from metav.scenarios import data, fashion, fashion_data
 from metav.scenarios.fashion_judge import frechet, judge, same_garment
 from metav.suspects.base import all_names, layers
 from metav.zoo import Zoo
@@ -205,6 +207,13 @@ def test_a_sheet_shows_every_family(zoo, tmp_path):
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_listing_of_generators_comes_with_a_sheet(zoo, tmp_path):
+    arguments = ["zoo", "list", "fashion", "--profile", "smoke", "--zoo", str(zoo.folder)]
+    assert main([*arguments, "--out", str(tmp_path / "fashion.json")]) == 0
+    assert (tmp_path / "fashion.png").read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads((tmp_path / "fashion.json").read_text())["models"]) == len(zoo.lineages())
+
+
 # -- judge --------------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +277,7 @@ def nowhere(tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(fashion_data, "DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(data, "SHARED", tmp_path / "shared")
     monkeypatch.setenv("METAV_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("METAV_DATA", raising=False)
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", offline)

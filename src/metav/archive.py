@@ -59,7 +59,7 @@ def import_(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None)
     mend = "export the zoo again."
     taken = 0
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:") as archive:
             zoo.prepare()
             with tempfile.TemporaryDirectory(prefix=".import-", dir=zoo.folder) as folder:
                 staged = Zoo(zoo.scenario, Path(folder))

@@ -59,6 +59,9 @@ DataPath = Annotated[
     Path | None,
     Parameter(name="--data", help="The folder to look for data sets in first, as METAV_DATA."),
 ]
+Listing = Annotated[
+    Path | None, Parameter(help="A JSON file for the table; generators get a sheet of samples beside it, as PNG.")
+]
 Archive = Annotated[Path, Parameter(help="The archive, a tar file.")]
 Jobs = Annotated[int, Parameter(help="Processes.")]
 
@@ -95,7 +98,7 @@ def bench(
     from metav import report
     from metav.results import METRICS
 
-    rows = report.write(folder, found.scenario, results, shlex.join(["metav", *_arguments]))
+    rows = report.write(folder, found.scenario, results, _command())
     table = Table("scheme", "ARUC", "ARUC exact", "AUC", "robustness at 100 % uniqueness", "construction, s")
     for row in rows:
         metrics = (row[key] for key in METRICS)
@@ -124,20 +127,32 @@ def build(
 
 
 @zoo_app.command(name="list")
-def list_(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath = None, data: DataPath = None) -> int:
+def list_(
+    scenario: ScenarioName,
+    *,
+    profile: ProfileName = "cpu",
+    zoo: ZooPath = None,
+    data: DataPath = None,
+    out: Listing = None,
+) -> int:
     """Show each suspect: lineage, size, seconds of training, quality and agreement with the target."""
+    from metav import listing, sheets
+    from metav.storage import make_folder
+
     found = _zoo(scenario, profile, zoo, data)
-    found.check_settings()
-    families = {found.scenario.lineage(s.lineage).text: s for s in found.scenario.suspects}
-    records = [found.record(lineage) for lineage in found.lineages()]
-    table = Table("family", "truly", "weights", "seconds", *records[0].quality, "lineage")
-    for record in records:
-        suspect = families.get(record.lineage)
-        truly = "-" if suspect is None else ("derived" if suspect.positive else "independent")
-        family = record.lineage if record.lineage == "target" else (suspect.family if suspect else "-")
-        quality = (f"{value:.3f}" for value in record.quality.values())
-        table.add_row(family, truly, str(record.parameters), f"{record.seconds:.2f}", *quality, record.lineage)
+    rows = listing.rows(found)
+    quality = list(found.record("target").quality)
+    table = Table("family", "truly", "weights", "seconds", *quality, "lineage")
+    for row in rows:
+        figures = (f"{row[name]:.3f}" for name in quality)
+        size, seconds = str(row["parameters"]), f"{row['seconds']:.2f}"
+        table.add_row(row["family"], row["truly"], size, seconds, *figures, row["lineage"])
     output().print(table)
+    if out is not None:
+        make_folder(out.parent)
+        listing.write(found, out, _command())
+        written = [out, *sheets.write(found, out.with_suffix(".png"))]
+        output().print(f"Written: {', '.join(map(str, written))}.", soft_wrap=True)
     return 0
 
 
@@ -264,6 +279,11 @@ def _build(found: ZooFolder, jobs: int) -> None:
         found.build(jobs=jobs, progress=progress)
 
 
+def _command() -> str:
+    """The command line as it was given."""
+    return shlex.join(["metav", *_arguments])
+
+
 def _at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise UsageError(f"expected --{name} of at least 1, got {value}: give a larger number.")
@@ -278,6 +298,7 @@ def _plain(value: Any) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 (could not complete), 2 (usage) or 130 (interrupted)."""
     _arguments[:] = sys.argv[1:] if arguments is None else arguments
+    data = os.environ.get("METAV_DATA")  # which --data sets, for this run
     try:
         code = app(_arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
@@ -292,6 +313,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("interrupted: run the same command again, it goes on where it was.")
         return 130
+    finally:
+        os.environ.pop("METAV_DATA", None)
+        if data is not None:
+            os.environ["METAV_DATA"] = data
     return code if isinstance(code, int) else 0
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from metav.storage import write_atomic
 from metav.verification import query
 from metav.zoo import Zoo
 
@@ -43,3 +46,13 @@ def sheet(rows: Mapping[str, Tensor]) -> Figure:
         for spine in ax.spines.values():
             spine.set_visible(False)
     return figure
+
+
+def write(zoo: Zoo, path: Path) -> list[Path]:
+    """Draw the sheet of a zoo of generators into the PNG file `path`; return what was written, nothing for others."""
+    if zoo.scenario.spec.output != "images":
+        return []
+    image = BytesIO()
+    sheet(samples(zoo, one_of_each(zoo))).savefig(image, format="png", dpi=100, metadata={"Software": None})
+    write_atomic(path, image.getvalue())
+    return [path]

@@ -119,7 +119,7 @@ def load(profile: Profile) -> Scenario:
         parts=_parts(size),
         architectures=size.architectures,
         target=_link("M", size, "own", TARGET_SEED),
-        suspects=thin(suspects, 2) if profile == "smoke" else suspects,
+        suspects=thin(suspects, 1) if profile == "smoke" else suspects,
         fit=partial(fit, objective=objective),
         quality=quality,
         method=f"Adam, slanted learning rate, cross-entropy; students: temperature {TEMPERATURE}, weight {SOFT}",

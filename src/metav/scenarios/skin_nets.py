@@ -11,11 +11,14 @@ from torch.nn.functional import interpolate
 from metav.errors import MissingExtraError
 from metav.scenarios.skin_data import CLASSES
 
+# Of DermaMNIST's training images in [-1, 1], by colour. Networks without batch norm learn a third faster from inputs
+# that are centred and scaled.
+MEAN, STD = (0.526, 0.076, 0.123), (0.273, 0.309, 0.339)
 WIDTH = 512  # of the heads of AlexNet and VGG-16 where they see one pixel: as many as VGG-16 has channels
 
 
 class Classifier(nn.Module):
-    """`net` on images (n, 3, 28, 28) in [-1, 1] that are resized to `side` pixels first; answers with probabilities.
+    """`net` on images (n, 3, 28, 28) in [-1, 1], standardised and resized to `side` pixels; answers with probabilities.
 
     With `channels_last` activations are laid out pixel by pixel, which is faster for some architectures.
     """
@@ -26,7 +29,8 @@ class Classifier(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, classes)."""
-        large = interpolate(x, size=(self.side, self.side), mode="bilinear")
+        mean, std = (x.new_tensor(each)[:, None, None] for each in (MEAN, STD))
+        large = interpolate((x - mean) / std, size=(self.side, self.side), mode="bilinear")
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         found: Tensor = self.net(large.contiguous(memory_format=layout))
         return found
@@ -60,8 +64,8 @@ def alexnet(side: int) -> Classifier:
 
 
 def vgg(side: int) -> Classifier:
-    """VGG-16 (Simonyan and Zisserman, ICLR 2015)."""
-    net = _models().vgg16(num_classes=len(CLASSES))
+    """VGG-16 (Simonyan and Zisserman, ICLR 2015) with batch norm: without it, four epochs teach it nothing."""
+    net = _models().vgg16_bn(num_classes=len(CLASSES))
     return Classifier(net if side >= 224 else _on_one_pixel(net, 512), side)
 
 
