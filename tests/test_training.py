@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 
 import pytest
@@ -11,6 +15,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from metav import training
 from metav.checkpoint import Checkpoint
+from metav.storage import load_tensors
 from metav.suspects import FilterPruning, FineTuning
 from metav.suspects.base import seeded
 
@@ -246,3 +251,40 @@ def test_a_checkpoint_waits_for_its_time(tmp_path):
     checkpoint.resume({"x": torch.ones(1)})
     checkpoint.save({"x": torch.ones(1)}, 1)
     assert not path.exists()
+
+
+LONG = """
+import sys
+from pathlib import Path
+import torch
+from metav import scenarios
+from metav.checkpoint import Checkpoint
+from metav.engine import one_thread
+from metav.storage import save_tensors
+
+scenario = scenarios.load("fashion", "smoke")
+draft = scenario.lineage("XL(own,12ep,lr=0.001,batch=32,seed=7)").step.draft(None, scenario.fresh)
+draft.checkpoint = Checkpoint(Path(sys.argv[1]), "x", every=0)
+with one_thread():
+    scenario.fit([draft], scenario.parts)
+save_tensors(Path(sys.argv[2]), draft.model.state_dict(), {})
+"""
+
+
+def test_a_gan_whose_process_is_killed_goes_on_from_its_checkpoint_to_the_same_bytes(tmp_path):
+    def start(name: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", LONG, str(tmp_path / f"{name}.part"), str(tmp_path / name)])
+
+    def epochs() -> int:
+        return load_tensors(tmp_path / "b.part", "")[1]["epochs"] if (tmp_path / "b.part").exists() else 0
+
+    whole, killed = start("a"), start("b")
+    while epochs() < 3:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    done = epochs()
+    assert 3 <= done < 12
+    assert start("b").wait() == whole.wait() == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
