@@ -7,11 +7,13 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from metav.errors import IntegrityError, StorageError
 from metav.zoo import Zoo
+
+_MEND = "export the zoo again."
 
 
 def export(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None) -> None:
@@ -45,6 +47,19 @@ def export(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None) 
             temporary.unlink()
 
 
+def check(zoo: Zoo, path: Path) -> None:
+    """Check that `path` is an archive of a zoo with the settings of `zoo`.
+
+    Raises
+    ------
+    StorageError, IntegrityError, SettingsError
+        There is no such archive; it is truncated or no zoo; it is a zoo of other settings.
+    """
+    with _opened(path) as archive, tempfile.TemporaryDirectory() as folder:
+        _extract(archive, "zoo.json", Path(folder))
+        Zoo(zoo.scenario, Path(folder)).check_settings()
+
+
 def import_(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None) -> int:
     """Take the suspects that `zoo` lacks from the archive `path`; return how many that were.
 
@@ -54,41 +69,47 @@ def import_(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None)
     Raises
     ------
     StorageError, IntegrityError, SettingsError
-        There is no such archive; it is truncated, was edited, or is no zoo; it is a zoo of other settings.
+        As `check`; a suspect in the archive is damaged or missing; the folder holds another zoo, or cannot be written.
     """
-    mend = "export the zoo again."
+    check(zoo, path)
+    zoo.prepare()
     taken = 0
+    with _opened(path) as archive, tempfile.TemporaryDirectory(prefix=".import-", dir=zoo.folder) as folder:
+        staged = Zoo(zoo.scenario, Path(folder))
+        for lineage in zoo.lineages():
+            if not zoo.has(lineage):
+                for file in staged.files(lineage):
+                    _extract(archive, file.name, staged.folder)
+                try:
+                    staged.load(lineage)
+                except IntegrityError as error:
+                    raise IntegrityError(
+                        f"expected {lineage} whole in {str(path)!r}, got a damaged copy: {_MEND}"
+                    ) from error
+                for file in staged.files(lineage):
+                    file.replace(zoo.folder / file.name)
+                taken += 1
+            if progress is not None:
+                progress(1)
+    return taken
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open an archive to read; what is wrong with it comes as one sentence."""
     try:
         with tarfile.open(path, "r:") as archive:
-            zoo.prepare()
-            with tempfile.TemporaryDirectory(prefix=".import-", dir=zoo.folder) as folder:
-                staged = Zoo(zoo.scenario, Path(folder))
-                _extract(archive, "zoo.json", staged.folder)
-                staged.check_settings()
-                for lineage in zoo.lineages():
-                    if not zoo.has(lineage):
-                        for file in staged.files(lineage):
-                            _extract(archive, file.name, staged.folder)
-                        try:
-                            staged.load(lineage)
-                        except IntegrityError as error:
-                            raise IntegrityError(
-                                f"expected {lineage} whole in {str(path)!r}, got a damaged copy: {mend}"
-                            ) from error
-                        for file in staged.files(lineage):
-                            file.replace(zoo.folder / file.name)
-                        taken += 1
-                    if progress is not None:
-                        progress(1)
+            yield archive
     except FileNotFoundError as error:
         raise StorageError(f"expected an archive at {str(path)!r}, got no such file: check the path.") from error
     except (tarfile.TarError, EOFError) as error:
         raise IntegrityError(
-            f"expected an archive of metav zoo export in {str(path)!r}, got {error}: {mend}"
+            f"expected an archive of metav zoo export in {str(path)!r}, got {error}: {_MEND}"
         ) from error
-    except KeyError as error:
-        raise IntegrityError(f"expected a whole zoo in {str(path)!r}, got one where {error.args[0]}: {mend}") from error
-    return taken
+    except KeyError as error:  # of getmember
+        raise IntegrityError(
+            f"expected a whole zoo in {str(path)!r}, got one where {error.args[0]}: {_MEND}"
+        ) from error
 
 
 def _extract(archive: tarfile.TarFile, name: str, folder: Path) -> None:

@@ -182,6 +182,7 @@ def export(
     from metav.storage import make_folder
 
     found = _zoo(scenario, profile, zoo, data)
+    found.check_settings()
     make_folder(out.parent)
     with progress_bar(f"exporting {scenario}", len(found.lineages())) as progress:
         archive.export(found, out, progress)
@@ -202,6 +203,7 @@ def import_(
     from metav import archive
 
     found = _zoo(scenario, profile, zoo, data)
+    archive.check(found, file)
     with progress_bar(f"importing {scenario}", len(found.lineages())) as progress:
         taken = archive.import_(found, file, progress)
     output().print(f"{taken} models were added to {found.folder}.", soft_wrap=True)
