@@ -287,7 +287,8 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
         if not missing:
             return
         start = time.perf_counter()
-        drafts = [_draft(zoo, zoo.scenario.lineage(text)) for text in group]
+        together = "+".join(zoo.identity(text) for text in group)  # a stack's state is that of all its members
+        drafts = [_draft(zoo, zoo.scenario.lineage(text), together) for text in group]
         zoo.scenario.fit(drafts, zoo.scenario.parts)
         seconds = (time.perf_counter() - start) / len(group)
         models = dict(zip(group, (draft.model for draft in drafts), strict=True))
@@ -299,11 +300,10 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
                 draft.checkpoint.clear()
 
 
-def _draft(zoo: Zoo, lineage: Lineage) -> Draft:
+def _draft(zoo: Zoo, lineage: Lineage, together: str) -> Draft:
     parent = None if lineage.parent is None else zoo.load(lineage.parent)
     draft = lineage.step.draft(parent, zoo.scenario.fresh)  # type: ignore[arg-type]
-    identity = zoo.identity(lineage.text)
-    draft.checkpoint = Checkpoint(zoo.folder / f"{identity}.checkpoint", identity)
+    draft.checkpoint = Checkpoint(zoo.folder / f"{zoo.identity(lineage.text)}.checkpoint", together)
     return draft
 
 
