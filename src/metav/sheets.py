@@ -52,7 +52,7 @@ def write(zoo: Zoo, path: Path) -> list[Path]:
     """Draw the sheet of a zoo of generators into the PNG file `path`; return what was written, nothing for others."""
     if zoo.scenario.spec.output != "images":
         return []
-    image = BytesIO()
-    sheet(samples(zoo, one_of_each(zoo))).savefig(image, format="png", dpi=100, metadata={"Software": None})
+    figure, image = sheet(samples(zoo, one_of_each(zoo))), BytesIO()
+    figure.savefig(image, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     write_atomic(path, image.getvalue())
     return [path]
