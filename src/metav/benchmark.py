@@ -83,12 +83,14 @@ def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[S
 
 def ensemble(zoo: Zoo, suspects: Sequence[Suspect]) -> Ensemble:
     """The models of `suspects`, the target and public data, as a scheme takes them."""
+    public = zoo.scenario.parts["public"]
     return Ensemble(
         target=zoo.load("target"),
         positives=[zoo.load(suspect.lineage) for suspect in suspects if suspect.positive],
         negatives=[zoo.load(suspect.lineage) for suspect in suspects if not suspect.positive],
         spec=zoo.scenario.spec,
-        data=zoo.scenario.parts["public"].x,
+        data=public.x,
+        labels=public.y if zoo.scenario.spec.output == "probabilities" else None,
     )
 
 
@@ -104,6 +106,11 @@ def construct(zoo: Zoo, scheme: str, suspects: Sequence[Suspect], *, queries: in
         "suspects": sorted(zoo.scenario.lineage(suspect.lineage).text for suspect in suspects),
     }
     return replace(made, provenance={**made.provenance, **origin})
+
+
+def lacking(zoo: Zoo, scheme: str) -> str:
+    """What the zoo's models do not give that a scheme needs, in words; empty if it can be used."""
+    return schemes.get(scheme).needs.lacking(zoo.scenario.spec)
 
 
 def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
@@ -144,11 +151,10 @@ def run(
     jobs: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> list[CellResult]:
-    """Compute all cells on a zoo that is built, in `jobs` processes."""
+    """Compute the cells of all schemes that can be used, on a zoo that is built, in `jobs` processes."""
+    usable = [name for name in scheme_names if not lacking(zoo, name)]
     cells = [
-        Cell(scheme=name, repetition=repetition, queries=queries)
-        for name in scheme_names
-        for repetition in range(repeats)
+        Cell(scheme=name, repetition=repetition, queries=queries) for name in usable for repetition in range(repeats)
     ]
     return engine.map(
         partial(run_cell, zoo),

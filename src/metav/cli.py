@@ -90,15 +90,18 @@ def bench(
     _at_least_one("repeats", repeats)
     _at_least_one("jobs", jobs)
     found = _zoo(scenario, profile, zoo, data)
+    lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
+    if len(lacking) == len(names):
+        schemes.require(names[0], found.scenario.spec)
     found.prepare()
     folder = make_folder(out or Path("metav-results") / (scenario if profile == "cpu" else f"{scenario}-{profile}"))
     _build(found, jobs)
-    with progress_bar("constructing fingerprints", len(names) * repeats) as progress:
+    with progress_bar("constructing fingerprints", (len(names) - len(lacking)) * repeats) as progress:
         results = benchmark.run(found, names, repeats=repeats, queries=queries, jobs=jobs, progress=progress)
     from metav import report
     from metav.results import METRICS
 
-    rows = report.write(folder, found.scenario, results, _command())
+    rows = report.write(folder, found.scenario, results, _command(), lacking)
     table = Table("scheme", "ARUC", "ARUC exact", "AUC", "robustness at 100 % uniqueness", "construction, s")
     for row in rows:
         metrics = (row[key] for key in METRICS)
@@ -228,18 +231,42 @@ def fingerprint(
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
 
-    schemes.get(scheme)
     check_queries(queries)
+    schemes.get(scheme)
     _at_least_one("jobs", jobs)
     if out.is_dir():
         raise UsageError(f"expected a file for --out, got the folder {str(out)!r}: add a name, e.g. fp.safetensors.")
     found = _zoo(scenario, profile, zoo, data)
+    schemes.require(scheme, found.scenario.spec)
     found.prepare()
     make_folder(out.parent)
     _build(found, jobs)
     made = benchmark.construct(found, scheme, found.scenario.suspects, queries=queries, seed=seed)
     digest = made.save(out)
     output().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
+    return 0
+
+
+@app.command(name="schemes")
+def schemes_() -> int:
+    """Show what each scheme needs of the target and of a suspect."""
+    from metav.schemes import SCHEMES
+    from metav.schemes.base import ANSWERS
+
+    table = Table(
+        "scheme", "a suspect answers with", "answers asked of it", "the target gives", "learns from", "inputs"
+    )
+    for name, scheme in SCHEMES.items():
+        needs = scheme.needs
+        table.add_row(
+            name,
+            ANSWERS[needs.suspect],
+            "N" if needs.per_query == 1 else f"{needs.per_query} N",
+            "gradients" if needs.gradients else "answers",
+            "stolen and independent models" if needs.suspects else "the target alone",
+            "images of the task" if needs.images else ("examples of the task" if needs.data else "none needed"),
+        )
+    output().print(table)
     return 0
 
 

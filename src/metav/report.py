@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,22 @@ _TITLES = {
 }
 
 
-def write(folder: Path, scenario: Scenario, cells: Sequence[CellResult], command: str) -> list[dict[str, Any]]:
-    """Write all files into `folder`, and return the rows of results.json."""
-    rows = results.rows(scenario, cells, command)
+def write(
+    folder: Path,
+    scenario: Scenario,
+    cells: Sequence[CellResult],
+    command: str,
+    lacking: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """Write all files into `folder`, and return the rows of results.json; `lacking` as in `results.rows`."""
+    rows = results.rows(scenario, cells, command, lacking)
     scores = results.frame(cells)
     write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
     write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.9g").encode())
     names = []
     for row in rows:
+        if not row["by_lineage"]:
+            continue
         names.append(slug(f"{row['scenario']}-{row['scheme']}"))
         figures.save(figures.overview(row, scores[scores.scheme == row["scheme"]]), folder, names[-1])
     write_atomic(folder / "report.md", markdown(rows, names).encode())
@@ -42,8 +50,10 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
-def cell(summary: dict[str, Any], digits: int = 3) -> str:
-    """A mean with its interval, e.g. `0.951 ± 0.012`."""
+def cell(summary: dict[str, Any] | None, digits: int = 3) -> str:
+    """A mean with its interval, e.g. `0.951 ± 0.012`; `n/a` where there is none."""
+    if summary is None:
+        return "n/a"
     half = "" if summary["ci95"] is None else f" ± {summary['ci95']:.{digits}f}"
     return f"{summary['mean']:.{digits}f}{half}"
 
@@ -68,7 +78,10 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
         digits = 2 if key.endswith("seconds") else 3
         lines.append(f"| {title} | " + " | ".join(cell(row[key], digits) for row in rows) + " |")
     qualities = list(next(iter(first["by_lineage"].values()))["quality"])
-    for row, name in zip(rows, names, strict=True):
+    for row in rows:
+        if "not_applicable" in row:
+            lines += ["", f"`{row['scheme']}` is n/a: it {row['not_applicable']}."]
+    for row, name in zip(rows, names, strict=False):  # those that are n/a come last, and have no figure
         lines += [
             "",
             f"## `{row['scheme']}`",

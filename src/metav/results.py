@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,21 @@ def frame(results: Sequence[CellResult]) -> pd.DataFrame:
     return table.drop(columns="quality")
 
 
-def rows(scenario: Scenario, results: Sequence[CellResult], command: str) -> list[dict[str, Any]]:
-    """Gather cells into the rows of results.json, one a scheme."""
-    return [
+def rows(
+    scenario: Scenario, results: Sequence[CellResult], command: str, lacking: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Gather cells into the rows of results.json, one a scheme.
+
+    Schemes that could not be used, with what they lack, come last: their figures are None, never 0.
+    """
+    found = [
         _row(scenario, [result for result in results if result.cell.scheme == name], command)
         for name in dict.fromkeys(result.cell.scheme for result in results)
+    ]
+    none = dict.fromkeys((*METRICS, "construct_seconds", "verify_seconds"))
+    return found + [
+        {**found[0], **none, "scheme": name, "by_lineage": {}, "not_applicable": f"needs {reason}"}
+        for name, reason in (lacking or {}).items()
     ]
 
 

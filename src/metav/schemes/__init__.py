@@ -1,6 +1,13 @@
 """Ways to make a fingerprint, one file each.
 
-metav  adaptive queries and a meta-verifier (Pan et al., KDD 2022)
+metav       adaptive queries and a meta-verifier (Pan et al., KDD 2022)
+liteguard   queries with a small verifier each (ICLR 2026)
+ipguard     points next to decision boundaries (Cao et al., AsiaCCS 2021)
+deepfoolfp  the least perturbed adversarial examples (Wang and Chang, ISCAS 2021)
+conferae    adversarial examples that transfer to derived models only (Lukas et al., ICLR 2021)
+modeldiff   distances between answers to pairs of inputs (Li et al., ISSTA 2021)
+sac-m       correlations of answers to mixed images (Guan et al., NeurIPS 2022)
+akh         inputs that the target misclassifies (Godinot et al., AAAI 2025)
 """
 
 from __future__ import annotations
@@ -8,11 +15,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metav.errors import UsageError, unknown
-from metav.schemes.base import Ensemble, Scheme
+from metav.schemes import base
+from metav.schemes.akh import AKH
+from metav.schemes.base import Ensemble, Needs, Scheme
+from metav.schemes.conferae import ConferAE
+from metav.schemes.deepfool import DeepFoolFP
+from metav.schemes.ipguard import IPGuard
+from metav.schemes.liteguard import LiteGuard
 from metav.schemes.metav import MetaV
+from metav.schemes.modeldiff import ModelDiff
+from metav.schemes.sac import SACm
+from metav.spec import Spec
 from metav.text import build, call
 
-SCHEMES: dict[str, type[Scheme]] = {"metav": MetaV}
+SCHEMES: dict[str, type[Scheme]] = {
+    "metav": MetaV,
+    "liteguard": LiteGuard,
+    "ipguard": IPGuard,
+    "deepfoolfp": DeepFoolFP,
+    "conferae": ConferAE,
+    "modeldiff": ModelDiff,
+    "sac-m": SACm,
+    "akh": AKH,
+}
 
 
 def get(text: str) -> Scheme:
@@ -27,6 +52,17 @@ def get(text: str) -> Scheme:
     if name not in SCHEMES:
         raise unknown("scheme", name, SCHEMES)
     return build(SCHEMES[name], args)
+
+
+def require(text: str, spec: Spec) -> None:
+    """Refuse a scheme that models with the interface `spec` do not give what it needs.
+
+    Raises
+    ------
+    UsageError
+        One sentence that says what is lacking.
+    """
+    base.require(call(text)[0], get(text).needs, spec)
 
 
 def check(texts: Sequence[str]) -> None:
@@ -47,4 +83,4 @@ def check(texts: Sequence[str]) -> None:
         seen.append(scheme)
 
 
-__all__ = ["SCHEMES", "Ensemble", "MetaV", "Scheme", "check", "get"]
+__all__ = ["SCHEMES", "Ensemble", "MetaV", "Needs", "Scheme", "check", "get", "require"]

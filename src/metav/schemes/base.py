@@ -2,23 +2,71 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 
-from metav.errors import UsageError
+from metav.errors import SuspectError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.spec import Model, Spec
+
+Answer = Literal["labels", "vectors", "anything"]
+
+ANSWERS: dict[Answer, str] = {
+    "labels": "class labels",
+    "vectors": "answers of several values",
+    "anything": "answers of any kind",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a scheme needs, so that nobody has to find out.
+
+    Attributes
+    ----------
+    suspect
+        What a suspect must answer with: class `labels`, `vectors` (two values or more), or `anything`.
+    gradients
+        Whether the target must give gradients with respect to its inputs; otherwise its answers are enough.
+    suspects
+        Whether it learns from positive and negative suspects (the zoo).
+    data
+        Whether it needs inputs of the task; with `labels` as what the suspect answers, their true classes too.
+    images
+        Whether the inputs must be images (channels, height, width).
+    per_query
+        Answers it asks a suspect for, for each of N.
+    """
+
+    suspect: Answer
+    gradients: bool = True
+    suspects: bool = False
+    data: bool = True
+    images: bool = False
+    per_query: int = 1
+
+    def lacking(self, spec: Spec) -> str:
+        """What models with the interface `spec` do not give, in words; empty if the scheme can be used."""
+        if self.suspect == "labels" and spec.output != "probabilities":
+            return ANSWERS["labels"]
+        if self.suspect == "vectors" and math.prod(spec.output_shape) < 2:
+            return ANSWERS["vectors"]
+        if self.images and len(spec.input_shape) != 3:
+            return "images as inputs"
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """The models and data a scheme may use: M- and M+ of the paper, the target F, and public inputs.
+    """The models and data a scheme may use: M- and M+ of the paper, the target F, and public examples.
 
-    Models are frozen callables on batches; `data` has shape (n, *spec.input_shape). Nothing of the test suspects is
-    in here.
+    Models are frozen callables on batches; `data` has shape (n, *spec.input_shape), `labels` (n,) holds the classes of
+    a classification, None for other tasks. Nothing of the test suspects is in here.
     """
 
     target: Model
@@ -26,6 +74,20 @@ class Ensemble:
     negatives: Sequence[Model]
     spec: Spec
     data: Tensor
+    labels: Tensor | None = None
+
+    def classes(self) -> Tensor:
+        """The true classes (n,) of `data`.
+
+        Raises
+        ------
+        UsageError
+            They are not known, or all the same.
+        """
+        if self.labels is None or len(self.labels.unique()) < 2:
+            got = "none" if self.labels is None else f"class {int(self.labels[0])} for all"
+            raise UsageError(f"expected examples of at least two known classes, got {got}: give labelled data.")
+        return self.labels
 
     def __post_init__(self) -> None:
         for side, models in (("positive", self.positives), ("negative", self.negatives)):
@@ -39,6 +101,8 @@ class Ensemble:
 class Scheme(Protocol):
     """A way to make a fingerprint. Settings are fields of a frozen dataclass; `construct` does the work."""
 
+    needs: ClassVar[Needs]
+
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Make a fingerprint of the ensemble's target with N = `queries` (at least 1); a function of `seed`."""
         ...
@@ -48,3 +112,58 @@ def check_queries(queries: int) -> None:
     """Refuse fewer than one query."""
     if queries < 1:
         raise UsageError(f"expected at least 1 query, got {queries}: the paper uses --queries 100.")
+
+
+def check_at_least(**options: tuple[int, int]) -> None:
+    """Refuse options, each given as (value, least), that are below what they must be at least."""
+    for name, (value, low) in options.items():
+        if value < low:
+            raise UsageError(f"expected {name} of at least {low}, got {value}: change the option.")
+
+
+def require(name: str, needs: Needs, spec: Spec) -> None:
+    """Refuse models that do not give what a scheme needs.
+
+    Raises
+    ------
+    UsageError
+        One sentence that says what is lacking.
+    """
+    if lacking := needs.lacking(spec):
+        raise UsageError(
+            f"expected models with {lacking} for {name}, got ones that answer {spec.input_shape} with {spec.output} of "
+            f"shape {spec.output_shape}: choose another scheme (metav schemes)."
+        )
+
+
+def log_probabilities(model: Model, x: Tensor) -> Tensor:
+    """Log-probabilities (n, classes) of a classifier: its logits up to a constant an input, with their gradient.
+
+    From the logits themselves where the model gives them (a method `logits`), as probabilities round to 0 and 1.
+
+    Raises
+    ------
+    SuspectError
+        They are not finite.
+    """
+    logits = getattr(model, "logits", None)
+    found = logits(x).log_softmax(-1) if logits else model(x).clamp_min(torch.finfo(torch.float32).tiny).log()
+    if not torch.isfinite(found).all():
+        raise SuspectError("expected finite logits, got NaN or infinity: the model cannot be used.")
+    return torch.as_tensor(found)
+
+
+def labels(model: Model, x: Tensor) -> Tensor:
+    """Classes (n,) that a classifier gives inputs."""
+    with torch.no_grad():
+        return log_probabilities(model, x).argmax(-1)
+
+
+def calibrated(fingerprint: Fingerprint, negatives: Sequence[Model]) -> Fingerprint:
+    """The fingerprint with the smallest threshold at which none of `negatives` is called derived.
+
+    For schemes that come without a threshold. The negatives are those of the construction, never test suspects.
+    """
+    with torch.no_grad():
+        rates = [fingerprint.score(model(fingerprint.queries)) for model in negatives]
+    return replace(fingerprint, threshold=max(rates))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
-from metav.schemes.base import Ensemble, check_queries
+from metav.schemes.base import Ensemble, Needs, check_queries
 from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
 from metav.spec import Model
 
@@ -42,6 +43,8 @@ class MetaV:
 
     The box of the queries is that of the target's `Spec`.
     """
+
+    needs: ClassVar[Needs] = Needs(suspect="anything", suspects=True, data=False)
 
     iterations: int = 1000
     lr: float = 0.001

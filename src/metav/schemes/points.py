@@ -1,0 +1,70 @@
+"""What schemes that move inputs share: where they start, and Adam for many points that stop at different times."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from metav.errors import UsageError
+from metav.schemes.base import Ensemble
+from metav.spec import Spec
+
+
+def width(spec: Spec) -> float:
+    """Width of the box of inputs: published step sizes are for a width of 1."""
+    return spec.high - spec.low
+
+
+def starts(ensemble: Ensemble, count: int, generator: torch.Generator, among: Tensor | None = None) -> Tensor:
+    """Draw `count` different examples, a copy (count, *input_shape); with `among` (n,), only where it is True.
+
+    Raises
+    ------
+    UsageError
+        There are fewer.
+    """
+    candidates = torch.arange(len(ensemble.data)) if among is None else among.nonzero()[:, 0]
+    if len(candidates) < count:
+        raise UsageError(
+            f"expected at least {count} examples to start from, got {len(candidates)}: ask for fewer queries."
+        )
+    chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
+    return ensemble.data[chosen].clone()
+
+
+class Rows:
+    """Adam (Kingma and Ba, ICLR 2015) on the rows of `x`, each with its own count of steps; `x` (n, ...) is changed."""
+
+    def __init__(self, x: Tensor, lr: float) -> None:
+        self.x, self.lr = x.clone(), lr
+        self.mean, self.square = torch.zeros_like(x), torch.zeros_like(x)
+        self.steps = torch.zeros(len(x))
+
+    def step(self, rows: Tensor, gradient: Tensor) -> None:
+        """Move the `rows` (m,) one step down their `gradient` (m, ...); the others stand still."""
+        b1, b2 = 0.9, 0.999
+        self.steps[rows] += 1
+        steps = self.steps[rows].view(-1, *[1] * (self.x.dim() - 1))
+        mean = self.mean[rows].lerp(gradient, 1 - b1)
+        square = self.square[rows].lerp(gradient.square(), 1 - b2)
+        self.mean[rows], self.square[rows] = mean, square
+        self.x[rows] -= self.lr * (mean / (1 - b1**steps)) / ((square / (1 - b2**steps)).sqrt() + 1e-8)
+
+
+def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Put a rectangle of another image into each of `images` (n, channels, height, width).
+
+    Yun et al., ICCV 2019, section 3.1: the area that stays is uniform in [0, 1], and so is the rectangle's centre.
+    """
+    n, _, height, breadth = images.shape
+    partner = images[torch.randperm(n, generator=generator)]
+    mixed = images.clone()
+    draws = torch.rand(n, 3, generator=generator).tolist()
+    for index, (area, cy, cx) in enumerate(draws):
+        h, w = (round(side * math.sqrt(1 - area)) for side in (height, breadth))
+        top, left = max(0, round(cy * height - h / 2)), max(0, round(cx * breadth - w / 2))
+        patch = (slice(top, top + h), slice(left, left + w))
+        mixed[index, :, *patch] = partner[index, :, *patch]
+    return mixed
