@@ -7,6 +7,7 @@ verify, Verdict         ask a suspect, judge it by its answers
 schemes, Ensemble       ways to make a fingerprint
 scenarios, Zoo          the paper's tasks and their suspects
 evaluation              robustness, uniqueness, ARUC, AUC
+testing                 a check for those who write a scheme
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metav import evaluation, scenarios, schemes
+    from metav import evaluation, scenarios, schemes, testing
     from metav.fingerprint import Fingerprint
     from metav.schemes import Ensemble
     from metav.spec import Spec
@@ -32,7 +33,7 @@ _WHERE = {
     "verify": "metav.verification",
     "Zoo": "metav.zoo",
 }
-_MODULES = ("evaluation", "scenarios", "schemes")
+_MODULES = ("evaluation", "scenarios", "schemes", "testing")
 
 __all__ = [
     "Ensemble",
@@ -44,6 +45,7 @@ __all__ = [
     "evaluation",
     "scenarios",
     "schemes",
+    "testing",
     "verify",
 ]
 
