@@ -56,7 +56,8 @@ class Rows:
 def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
     """Put a rectangle of another image into each of `images` (n, channels, height, width).
 
-    Yun et al., ICCV 2019, section 3.1: the area that stays is uniform in [0, 1], and so is the rectangle's centre.
+    Yun et al., ICCV 2019, section 3.1: the area that stays is uniform in [0, 1], and so is the rectangle's centre; what
+    of it is outside of the image is cut off.
     """
     n, _, height, breadth = images.shape
     partner = images[torch.randperm(n, generator=generator)]
@@ -64,7 +65,7 @@ def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
     draws = torch.rand(n, 3, generator=generator).tolist()
     for index, (area, cy, cx) in enumerate(draws):
         h, w = (round(side * math.sqrt(1 - area)) for side in (height, breadth))
-        top, left = max(0, round(cy * height - h / 2)), max(0, round(cx * breadth - w / 2))
-        patch = (slice(top, top + h), slice(left, left + w))
+        top, left = round(cy * height - h / 2), round(cx * breadth - w / 2)
+        patch = (slice(max(0, top), top + h), slice(max(0, left), left + w))
         mixed[index, :, *patch] = partner[index, :, *patch]
     return mixed
