@@ -50,6 +50,8 @@ class Fingerprint:
                 f"expected queries of shape (N, {', '.join(map(str, self.spec.input_shape))}) with N of at least 1, "
                 f"got {shape}: give one query a row."
             )
+        if not torch.isfinite(self.queries).all():
+            raise UsageError("expected finite queries, got NaN or infinity: leave out models that answer with them.")
         inside = (self.queries >= self.spec.low - 1e-6) & (self.queries <= self.spec.high + 1e-6)
         if self.queries.dtype != torch.float32 or not inside.all():
             raise UsageError(

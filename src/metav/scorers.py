@@ -99,10 +99,10 @@ class LabelAgreement(nn.Module):
         self.register_buffer("labels", torch.zeros(queries, dtype=torch.int64))
 
     @classmethod
-    def of(cls, labels: Tensor) -> LabelAgreement:
-        """Return the scorer of recorded classes (N,)."""
-        scorer = cls(len(labels))
-        scorer.labels.copy_(labels)
+    def of(cls, outputs: Tensor) -> LabelAgreement:
+        """Return the scorer of a target's outputs (N, classes); like `rate` from what is answered, not from logits."""
+        scorer = cls(len(outputs))
+        scorer.labels.copy_(outputs.argmax(-1))
         return scorer
 
     def rate(self, outputs: Tensor) -> float:

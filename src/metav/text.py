@@ -34,7 +34,7 @@ def build(kind: type[Built], args: str, fixed: Mapping[str, Any] | None = None) 
     Parameters
     ----------
     kind
-        A dataclass whose fields are annotated, as text, str, int or float. An int called `epochs` may end in `ep`.
+        A dataclass whose fields are annotated as str, int or float. An int called `epochs` may end in `ep`.
     args
         For example `public,10ep,lr=0.001`.
     fixed
@@ -47,13 +47,14 @@ def build(kind: type[Built], args: str, fixed: Mapping[str, Any] | None = None) 
     """
     values: dict[str, Any] = dict(fixed or {})
     open_fields = [field for field in fields(kind) if field.name not in values]  # type: ignore[arg-type]
-    types = {field.name: str(field.type) for field in open_fields}
+    types = {field.name: getattr(field.type, "__name__", str(field.type)) for field in open_fields}
+    known = f"arguments among {', '.join(types)}" if types else "no arguments"
     order = iter(types)
     for token in filter(None, (part.strip() for part in args.split(","))):
         name, equals, value = (word.strip() for word in token.rpartition("="))
         name = name if equals else next(order, "")
         if name not in types or name in values:
-            raise UsageError(f"expected arguments among {', '.join(types)}, got {token!r}: correct it.")
+            raise UsageError(f"expected {known}, got {token!r}: correct it.")
         try:
             values[name] = _convert(value, name, types[name])
         except ValueError as error:

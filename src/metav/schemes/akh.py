@@ -12,9 +12,10 @@ import torch
 
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
-from metav.schemes.base import Ensemble, Needs, calibrated, check_queries, labels, require
+from metav.schemes.base import Ensemble, Needs, calibrated, check_use, labels
 from metav.schemes.points import cutmix, starts
 from metav.scorers import LabelAgreement
+from metav.verification import query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,7 @@ class AKH:
         UsageError
             There are fewer, and the inputs are no images that could be mixed.
         """
-        check_queries(queries)
-        require("akh", self.needs, ensemble.spec)
+        check_use("akh", self.needs, ensemble, queries)
         truth = ensemble.classes()
         generator = torch.Generator().manual_seed(seed)
         wrong = torch.cat([labels(ensemble.target, x) for x in ensemble.data.split(512)]) != truth
@@ -49,7 +49,7 @@ class AKH:
             x = torch.cat([x, cutmix(starts(ensemble, queries - found, generator), generator)])
         made = Fingerprint(
             queries=x,
-            scorer=LabelAgreement.of(labels(ensemble.target, x)),
+            scorer=LabelAgreement.of(query(ensemble.target, x)),
             spec=ensemble.spec,
             provenance={"scheme": "akh", "seed": seed, "options": asdict(self), "misclassified": found},
         )

@@ -13,8 +13,11 @@ from torch import Tensor
 from metav.errors import SuspectError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.spec import Model, Spec
+from metav.verification import query
 
 Answer = Literal["labels", "vectors", "anything"]
+
+GLANCE = 64  # examples whose answers tell that a target is of no use
 
 ANSWERS: dict[Answer, str] = {
     "labels": "class labels",
@@ -52,9 +55,10 @@ class Needs:
 
     def lacking(self, spec: Spec) -> str:
         """What models with the interface `spec` do not give, in words; empty if the scheme can be used."""
-        if self.suspect == "labels" and spec.output != "probabilities":
+        several = math.prod(spec.output_shape) > 1
+        if self.suspect == "labels" and (spec.output != "probabilities" or not several):
             return ANSWERS["labels"]
-        if self.suspect == "vectors" and math.prod(spec.output_shape) < 2:
+        if self.suspect == "vectors" and not several:
             return ANSWERS["vectors"]
         if self.images and len(spec.input_shape) != 3:
             return "images as inputs"
@@ -84,8 +88,9 @@ class Ensemble:
         UsageError
             They are not known, or all the same.
         """
-        if self.labels is None or len(self.labels.unique()) < 2:
-            got = "none" if self.labels is None else f"class {int(self.labels[0])} for all"
+        found = [] if self.labels is None else self.labels.unique().tolist()
+        if self.labels is None or len(found) < 2:
+            got = f"class {found[0]} for all" if found else "none"
             raise UsageError(f"expected examples of at least two known classes, got {got}: give labelled data.")
         return self.labels
 
@@ -133,6 +138,29 @@ def require(name: str, needs: Needs, spec: Spec) -> None:
         raise UsageError(
             f"expected models with {lacking} for {name}, got ones that answer {spec.input_shape} with {spec.output} of "
             f"shape {spec.output_shape}: choose another scheme (metav schemes)."
+        )
+
+
+def check_use(name: str, needs: Needs, ensemble: Ensemble, queries: int) -> None:
+    """Refuse what a scheme that starts from examples can make no fingerprint of: the first lines of its `construct`.
+
+    Raises
+    ------
+    UsageError
+        There is less than one query, or the models do not give what the scheme needs.
+    SuspectError
+        The target's answers to the first examples are not finite, or all the same.
+    """
+    check_queries(queries)
+    require(name, needs, ensemble.spec)
+    some = ensemble.data[:GLANCE]
+    answers = query(getattr(ensemble.target, "logits", ensemble.target), some)
+    if not torch.isfinite(answers).all():
+        raise SuspectError("expected finite answers of the target, got NaN or infinity: check how it was trained.")
+    if len(some) > 1 and bool((answers == answers[:1]).all()):
+        raise SuspectError(
+            f"expected a target whose answers depend on its inputs, got the same answer to {len(some)} examples: "
+            "check how it was trained."
         )
 
 

@@ -21,14 +21,14 @@ from metav.schemes.base import (
     Needs,
     calibrated,
     check_at_least,
-    check_queries,
+    check_use,
     labels,
     log_probabilities,
-    require,
 )
 from metav.schemes.points import starts, width
 from metav.scorers import LabelAgreement
 from metav.spec import Model
+from metav.verification import query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,10 @@ class ConferAE:
 
     def __post_init__(self) -> None:
         check_at_least(members=(self.members, 1), steps=(self.steps, 1), pool=(self.pool, 1))
-        if not 0 < self.eps <= 1 or not self.lr > 0 or not 0 < self.keep <= 1:
+        if not 0 < self.eps <= 1 or not 0 < self.lr < float("inf") or not 0 < self.keep <= 1:
             raise UsageError(
-                f"expected eps in (0, 1], lr above 0 and keep in (0, 1], got {self.eps}, {self.lr} and {self.keep}: "
-                "change them."
+                f"expected eps in (0, 1], a finite lr above 0 and keep in (0, 1], got {self.eps}, {self.lr} and "
+                f"{self.keep}: change them."
             )
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
@@ -76,8 +76,7 @@ class ConferAE:
         Those with the largest conferrability are kept, adversarial ones first; the provenance says how many there were,
         and how many reached `conferrable` and `relaxed`.
         """
-        check_queries(queries)
-        require("conferae", self.needs, ensemble.spec)
+        check_use("conferae", self.needs, ensemble, queries)
         generator = torch.Generator().manual_seed(seed)
         truth = ensemble.classes()
         right = torch.cat([labels(ensemble.target, x) for x in ensemble.data.split(512)]) == truth
@@ -100,7 +99,7 @@ class ConferAE:
         }
         made = Fingerprint(
             queries=x[kept],
-            scorer=LabelAgreement.of(given[kept]),
+            scorer=LabelAgreement.of(query(ensemble.target, x[kept])),
             spec=ensemble.spec,
             provenance={
                 "scheme": "conferae",

@@ -19,14 +19,14 @@ from metav.schemes.base import (
     Needs,
     calibrated,
     check_at_least,
-    check_queries,
+    check_use,
     labels,
     log_probabilities,
-    require,
 )
 from metav.schemes.points import starts
 from metav.scorers import LabelAgreement
 from metav.spec import Model
+from metav.verification import query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,7 @@ class DeepFoolFP:
         UsageError
             Fewer are pushed over a boundary and left there with a definite class.
         """
-        check_queries(queries)
-        require("deepfoolfp", self.needs, ensemble.spec)
+        check_use("deepfoolfp", self.needs, ensemble, queries)
         generator = torch.Generator().manual_seed(seed)
         count = max(queries, min(self.pool * queries, len(ensemble.data)))
         x0 = starts(ensemble, count, generator)
@@ -90,7 +89,7 @@ class DeepFoolFP:
             )
         made = Fingerprint(
             queries=x[kept],
-            scorer=LabelAgreement.of(labels(ensemble.target, x[kept])),
+            scorer=LabelAgreement.of(query(ensemble.target, x[kept])),
             spec=ensemble.spec,
             provenance={"scheme": "deepfoolfp", "seed": seed, "options": asdict(self)},
         )

@@ -14,19 +14,11 @@ from torch import Tensor
 
 from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
-from metav.schemes.base import (
-    Ensemble,
-    Needs,
-    calibrated,
-    check_at_least,
-    check_queries,
-    labels,
-    log_probabilities,
-    require,
-)
+from metav.schemes.base import Ensemble, Needs, calibrated, check_at_least, check_use, log_probabilities
 from metav.schemes.points import Rows, starts, width
 from metav.scorers import LabelAgreement
 from metav.spec import Model
+from metav.verification import query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,28 +46,28 @@ class IPGuard:
         check_at_least(steps=(self.steps, 1))
         if self.other not in ("random", "least"):
             raise unknown("other class", self.other, ("random", "least"))
-        if not self.lr > 0 or not 0 <= self.margin < float("inf"):
+        if not 0 < self.lr < float("inf") or not 0 <= self.margin < float("inf"):
             raise UsageError(
-                f"expected lr above 0 and a finite margin of at least 0, got {self.lr} and {self.margin}: change them."
+                f"expected a finite lr above 0 and a finite margin of at least 0, got {self.lr} and {self.margin}: "
+                "change them."
             )
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Move N = `queries` random examples; their recorded classes are the target's where they end."""
-        check_queries(queries)
-        require("ipguard", self.needs, ensemble.spec)
+        check_use("ipguard", self.needs, ensemble, queries)
         generator = torch.Generator().manual_seed(seed)
         x = starts(ensemble, queries, generator)
         with torch.no_grad():
             z = log_probabilities(ensemble.target, x)
         i = z.argmax(-1)
         if self.other == "least":
-            j = z.argmin(-1)
+            j = z.scatter(-1, i[:, None], torch.inf).argmin(-1)
         else:
             j = (i + torch.randint(1, z.shape[1], i.shape, generator=generator)) % z.shape[1]
         x, _ = self.move(ensemble, x, i, j, k=self.margin * z.std().item())
         made = Fingerprint(
             queries=x,
-            scorer=LabelAgreement.of(labels(ensemble.target, x)),
+            scorer=LabelAgreement.of(query(ensemble.target, x)),
             spec=ensemble.spec,
             provenance={"scheme": "ipguard", "seed": seed, "options": asdict(self)},
         )
@@ -84,7 +76,7 @@ class IPGuard:
     def move(self, ensemble: Ensemble, x: Tensor, i: Tensor, j: Tensor, k: float) -> tuple[Tensor, Tensor]:
         """Equation 4 for all points at once; those with loss 0 stand still.
 
-        Returns the points (N, ...) and their losses (N,).
+        Returns the points (N, ...) and their losses (N,); of points that never stood still, before their last step.
         """
         rows = Rows(x, self.lr * width(ensemble.spec))
         losses = boundary_loss(ensemble.target, x, i, j, k).detach()

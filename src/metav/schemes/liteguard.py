@@ -41,9 +41,10 @@ class LiteGuard:
 
     def __post_init__(self) -> None:
         check_at_least(iterations=(self.iterations, 1))
-        if not 0 < self.lr < float("inf") or not self.target >= 0 or not self.negative >= 0:
+        weights = (self.target, self.negative)
+        if not 0 < self.lr < float("inf") or not all(0 <= weight < float("inf") for weight in weights):
             raise UsageError(
-                f"expected a finite lr above 0 and weights of at least 0, got {self.lr}, {self.target} and "
+                f"expected a finite lr above 0 and finite weights of at least 0, got {self.lr}, {self.target} and "
                 f"{self.negative}: change them."
             )
 

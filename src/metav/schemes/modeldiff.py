@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
-from metav.schemes.base import Ensemble, Needs, calibrated, check_at_least, check_queries, require
+from metav.schemes.base import Ensemble, Needs, calibrated, check_at_least, check_use
 from metav.schemes.points import starts, width
 from metav.scorers import DecisionDistance
 from metav.spec import Model
@@ -52,8 +52,7 @@ class ModelDiff:
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Make N = `queries` pairs; the fingerprint asks 2N inputs, examples first, then partners."""
-        check_queries(queries)
-        require("modeldiff", self.needs, ensemble.spec)
+        check_use("modeldiff", self.needs, ensemble, queries)
         generator = torch.Generator().manual_seed(seed)
         x = starts(ensemble, queries, generator)
         pairs = torch.cat([x, self.partners(ensemble, x, generator)])

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from metav.fingerprint import Fingerprint
-from metav.schemes.base import Ensemble, Needs, calibrated, check_queries, require
+from metav.schemes.base import Ensemble, Needs, calibrated, check_use
 from metav.schemes.points import cutmix, starts
 from metav.scorers import Correlation
 from metav.verification import query
@@ -26,8 +26,7 @@ class SACm:
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Mix N = `queries` examples."""
-        check_queries(queries)
-        require("sac-m", self.needs, ensemble.spec)
+        check_use("sac-m", self.needs, ensemble, queries)
         generator = torch.Generator().manual_seed(seed)
         x = cutmix(starts(ensemble, queries, generator), generator)
         made = Fingerprint(
