@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import metav
+from metav import Fingerprint
 from metav.errors import IntegrityError, StorageError
 from metav.storage import digest, home, load_tensors, make_folder, save_tensors, write_atomic
 
@@ -111,3 +116,28 @@ def test_killed_before_the_rename_the_old_file_stays(tmp_path):
     assert path.read_bytes() == b"old"
     write_atomic(path, b"newer")
     assert path.read_bytes() == b"newer"
+
+
+class Trap:
+    """A pickle of it writes a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))])
+def test_what_is_pickled_is_refused_and_not_run(tmp_path, write):
+    write(Trap(tmp_path / "sprung"), tmp_path / "made")
+    for read in (Fingerprint.load, lambda path: load_tensors(path, "mend")):
+        with pytest.raises(IntegrityError, match=r"^expected a whole safetensors file of metav at .*, got "):
+            read(tmp_path / "made")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_nothing_is_ever_unpickled():
+    for path in Path(metav.__file__).parent.rglob("*.py"):
+        found = re.findall(r"torch\.load|(?:pickle|joblib)\.loads?|allow_pickle=True", path.read_text())
+        assert not found, path
