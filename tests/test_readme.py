@@ -1,11 +1,17 @@
-"""What the README shows must run."""
+"""What the README and the guides show must run."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
 
+import pytest
+
+import tiny
+from metav import schemes
+from metav.errors import UsageError
 from metav.report import cell
 from metav.results import METRICS
 
@@ -20,6 +26,19 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     exec(compile(example, "README.md", "exec"), names)
     assert 0 <= names["auc"] <= 1
     assert (tmp_path / "example.safetensors").exists()
+
+
+def test_the_example_scheme_conforms_and_takes_options_once_it_is_listed(tmp_path, monkeypatch):
+    scheme, check = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding-a-scheme.md").read_text(), re.DOTALL)
+    (tmp_path / "real_examples.py").write_text(scheme)
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = importlib.import_module("real_examples").RealExamples
+    for ensemble in (tiny.classifiers(), tiny.tables()):
+        exec(compile(check, "adding-a-scheme.md", "exec"), {"RealExamples": kind, "ensemble": ensemble})
+    monkeypatch.setitem(schemes.SCHEMES, "real", kind)
+    assert schemes.get("real(first=0.5)") == kind(first=0.5)
+    with pytest.raises(UsageError, match=r"^expected models with class labels for real, got "):
+        schemes.require("real", tiny.REGRESSION)
 
 
 def test_the_table_is_that_of_the_committed_results():
