@@ -89,7 +89,7 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe) -> No
     live = {**gan.state_dict(), **own}
     done = draft.checkpoint.resume(live) if draft.checkpoint else 0
     generator.set_state(live["random"])
-    for epoch in range(done, training.epochs):
+    for epoch in range(done, training.until or training.epochs):
         for batch in torch.randperm(len(part.y), generator=generator).split(training.batch):
             z = torch.randn(len(batch), *part.x.shape[1:], generator=generator)
             fake = gan.generator(z)
@@ -106,6 +106,7 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe) -> No
         if draft.checkpoint:
             live["random"].copy_(generator.get_state())
             draft.checkpoint.save(live, epoch + 1)
+        draft.keep(epoch + 1, {**gan.state_dict(), **mean.named("generator")})
     mean.copy_back()
     gan.to(memory_format=torch.contiguous_format)
 
@@ -130,13 +131,18 @@ class _Mean:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.now = [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
+        named = {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+        self.names, self.now = list(named), list(named.values())
         self.mean = [tensor.clone() for tensor in self.now]
         self.steps = torch.zeros((), dtype=torch.int64)
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that `update` changes, by name."""
         return {"mean.steps": self.steps, **{f"mean.{index}": each for index, each in enumerate(self.mean)}}
+
+    def named(self, prefix: str) -> dict[str, Tensor]:
+        """The mean, by the names that the tensors have below `prefix`."""
+        return {f"{prefix}.{name}": each for name, each in zip(self.names, self.mean, strict=True)}
 
     def update(self) -> None:
         self.steps += 1

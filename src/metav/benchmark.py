@@ -14,17 +14,22 @@ from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.scenarios import Suspect
 from metav.schemes import Ensemble
+from metav.spec import Model
 from metav.verification import verify
 from metav.zoo import Zoo
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One construction and its test: a scheme with its options, and the repetition, which seeds split and scheme."""
+    """One construction and its test: a scheme with its options, and the repetition, which seeds split and scheme.
+
+    `models` is the number of suspects of each side to construct from; 0 for the whole half of the zoo.
+    """
 
     scheme: str
     repetition: int
     queries: int
+    models: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,7 @@ class Score:
     """One test suspect's matching rate, beside what it truly is, the fingerprint's threshold and its quality."""
 
     scheme: str
+    models: int
     repetition: int
     lineage: str
     family: str
@@ -81,13 +87,42 @@ def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[S
     return construction, test
 
 
-def ensemble(zoo: Zoo, suspects: Sequence[Suspect]) -> Ensemble:
-    """The models of `suspects`, the target and public data, as a scheme takes them."""
+def few(construction: Sequence[Suspect], models: int) -> list[Suspect]:
+    """The first `models` suspects of each side; those of fewer are among those of more.
+
+    Raises
+    ------
+    UsageError
+        A side has fewer.
+    """
+    chosen = []
+    for positive in (True, False):
+        side = [suspect for suspect in construction if suspect.positive is positive]
+        if len(side) < models:
+            raise UsageError(
+                f"expected at most {len(side)} models a side to construct from, got {models}: ask for fewer."
+            )
+        chosen += side[: models or None]
+    return chosen
+
+
+def ensemble(zoo: Zoo, suspects: Sequence[Suspect], *, snapshots: bool = False) -> Ensemble:
+    """The models of `suspects`, the target and public data, as a scheme takes them.
+
+    With `snapshots` those of the suspects' trainings that the zoo keeps are on their sides too.
+    """
+
+    def side(positive: bool) -> list[Model]:
+        lineages = [suspect.lineage for suspect in suspects if suspect.positive is positive]
+        if snapshots:
+            lineages += [each for lineage in lineages for each in zoo.snapshots(lineage)]
+        return [zoo.load(lineage) for lineage in lineages]
+
     public = zoo.scenario.parts["public"]
     return Ensemble(
         target=zoo.load("target"),
-        positives=[zoo.load(suspect.lineage) for suspect in suspects if suspect.positive],
-        negatives=[zoo.load(suspect.lineage) for suspect in suspects if not suspect.positive],
+        positives=side(True),
+        negatives=side(False),
         spec=zoo.scenario.spec,
         data=public.x,
         labels=public.y if zoo.scenario.spec.output == "probabilities" else None,
@@ -96,9 +131,10 @@ def ensemble(zoo: Zoo, suspects: Sequence[Suspect]) -> Ensemble:
 
 def construct(zoo: Zoo, scheme: str, suspects: Sequence[Suspect], *, queries: int, seed: int) -> Fingerprint:
     """Make a fingerprint of the zoo's target from some of its suspects, and note in it which."""
-    known = ensemble(zoo, suspects)
+    maker = schemes.get(scheme)
+    known = ensemble(zoo, suspects, snapshots=maker.needs.snapshots)
     with engine.one_thread():
-        made = schemes.get(scheme).construct(known, queries=queries, seed=seed)
+        made = maker.construct(known, queries=queries, seed=seed)
     origin = {
         "scenario": zoo.scenario.name,
         "profile": zoo.scenario.profile,
@@ -116,6 +152,7 @@ def lacking(zoo: Zoo, scheme: str) -> str:
 def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
     """Construct on one half of the zoo, score the suspects of the other half."""
     construction, test = split(zoo.scenario.suspects, cell.repetition)
+    construction = few(construction, cell.models)
     start = time.perf_counter()
     fingerprint = construct(zoo, cell.scheme, construction, queries=cell.queries, seed=cell.repetition)
     construct_seconds = time.perf_counter() - start
@@ -124,6 +161,7 @@ def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
     scores = tuple(
         Score(
             scheme=cell.scheme,
+            models=cell.models,
             repetition=cell.repetition,
             lineage=suspect.lineage,
             family=suspect.family,
@@ -148,13 +186,20 @@ def run(
     *,
     repeats: int = 5,
     queries: int = 100,
+    models: Sequence[int] = (0,),
     jobs: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> list[CellResult]:
-    """Compute the cells of all schemes that can be used, on a zoo that is built, in `jobs` processes."""
+    """Compute the cells of all schemes that can be used, on a zoo that is built, in `jobs` processes.
+
+    Each scheme constructs from each number of `models` a side, 0 for all of the construction half.
+    """
     usable = [name for name in scheme_names if not lacking(zoo, name)]
     cells = [
-        Cell(scheme=name, repetition=repetition, queries=queries) for name in usable for repetition in range(repeats)
+        Cell(scheme=name, repetition=repetition, queries=queries, models=count)
+        for name in usable
+        for count in models
+        for repetition in range(repeats)
     ]
     return engine.map(
         partial(run_cell, zoo),

@@ -44,6 +44,20 @@ ProfileName = Annotated[
 ]
 Repeats = Annotated[int, Parameter(help="Repetitions, each with another split of the zoo.")]
 Queries = Annotated[int, Parameter(help="N, the queries of a fingerprint.")]
+Models = Annotated[
+    list[int] | None,
+    Parameter(
+        consume_multiple=True,
+        negative="",
+        help="One or more numbers of suspects a side to construct from; by default half of the zoo.",
+    ),
+]
+Snapshots = Annotated[
+    bool,
+    Parameter(
+        negative="", help="Keep the weights at several points of each training, for schemes that learn from them."
+    ),
+]
 Seed = Annotated[int, Parameter(help="Seed of the construction.")]
 Results = Annotated[
     Path | None,
@@ -74,6 +88,8 @@ def bench(
     profile: ProfileName = "cpu",
     repeats: Repeats = 5,
     queries: Queries = 100,
+    models: Models = None,
+    snapshots: Snapshots = False,
     out: Results = None,
     zoo: ZooPath = None,
     data: DataPath = None,
@@ -89,23 +105,30 @@ def bench(
     check_queries(queries)
     _at_least_one("repeats", repeats)
     _at_least_one("jobs", jobs)
-    found = _zoo(scenario, profile, zoo, data)
+    for count in models or ():
+        _at_least_one("models", count)
+    found = _zoo(scenario, profile, zoo, data, snapshots=snapshots)
+    for count in models or ():
+        benchmark.few(benchmark.split(found.scenario.suspects, 0)[0], count)
     lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
     if len(lacking) == len(names):
         schemes.require(names[0], found.scenario.spec)
     found.prepare()
     folder = make_folder(out or Path("metav-results") / (scenario if profile == "cpu" else f"{scenario}-{profile}"))
     _build(found, jobs)
-    with progress_bar("constructing fingerprints", (len(names) - len(lacking)) * repeats) as progress:
-        results = benchmark.run(found, names, repeats=repeats, queries=queries, jobs=jobs, progress=progress)
+    counts = models or [0]
+    with progress_bar("constructing fingerprints", (len(names) - len(lacking)) * len(counts) * repeats) as progress:
+        results = benchmark.run(
+            found, names, repeats=repeats, queries=queries, models=counts, jobs=jobs, progress=progress
+        )
     from metav import report
-    from metav.results import METRICS
+    from metav.results import METRICS, title
 
     rows = report.write(folder, found.scenario, results, _command(), lacking)
     table = Table("scheme", "ARUC", "ARUC exact", "AUC", "robustness at 100 % uniqueness", "construction, s")
     for row in rows:
         metrics = (row[key] for key in METRICS)
-        table.add_row(row["scheme"], *(report.cell(m) for m in metrics), report.cell(row["construct_seconds"], 1))
+        table.add_row(title(row), *(report.cell(m) for m in metrics), report.cell(row["construct_seconds"], 1))
     output().print(table)
     output().print(f"Report, results and figures are in {folder}/: open {folder / 'report.md'}.", soft_wrap=True)
     return 0
@@ -118,11 +141,12 @@ def build(
     profile: ProfileName = "cpu",
     zoo: ZooPath = None,
     data: DataPath = None,
+    snapshots: Snapshots = False,
     jobs: Jobs = 2,
 ) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     _at_least_one("jobs", jobs)
-    found = _zoo(scenario, profile, zoo, data)
+    found = _zoo(scenario, profile, zoo, data, snapshots=snapshots)
     found.prepare()
     _build(found, jobs)
     output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
@@ -292,14 +316,14 @@ def inspect(file: File) -> int:
     return 0
 
 
-def _zoo(name: str, profile: str, folder: Path | None, data: Path | None) -> ZooFolder:
+def _zoo(name: str, profile: str, folder: Path | None, data: Path | None, *, snapshots: bool = False) -> ZooFolder:
     if data is not None:
         os.environ["METAV_DATA"] = str(data)  # for the worker processes too
     from metav import scenarios
-    from metav.zoo import Zoo
+    from metav.zoo import SNAPSHOTS, Zoo
 
     scenario: Scenario = scenarios.load(name, profile)
-    return Zoo(scenario, folder)
+    return Zoo(scenario, folder, SNAPSHOTS if snapshots else ())
 
 
 def _build(found: ZooFolder, jobs: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from metav import evaluation
+from metav.results import title
 from metav.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
         left.set_title(f"ARUC {aruc:.3f}{spread} (ceiling 0.980)", loc="left", fontsize=10)
         right.set_title("Test suspects, derived (blue) and independent (orange)", loc="left", fontsize=10)
         figure.suptitle(
-            f"{row['scheme']} on {row['scenario']} ({row['profile']}), "
+            f"{title(row)} on {row['scenario']} ({row['profile']}), "
             f"{row['queries']} queries, {row['repeats']} repetitions",
             fontsize=11,
             x=0.01,

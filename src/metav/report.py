@@ -39,8 +39,9 @@ def write(
     for row in rows:
         if not row["by_lineage"]:
             continue
-        names.append(slug(f"{row['scenario']}-{row['scheme']}"))
-        figures.save(figures.overview(row, scores[scores.scheme == row["scheme"]]), folder, names[-1])
+        names.append(slug(f"{row['scenario']}-{results.title(row)}"))
+        mine = (scores.scheme == row["scheme"]) & (scores.models == (row["models"] or 0))
+        figures.save(figures.overview(row, scores[mine]), folder, names[-1])
     write_atomic(folder / "report.md", markdown(rows, names).encode())
     return rows
 
@@ -71,7 +72,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
         "",
         "Mean over repetitions ± half-width of the 95 % interval, test suspects only.",
         "",
-        "| | " + " | ".join(f"`{row['scheme']}`" for row in rows) + " |",
+        "| | " + " | ".join(f"`{results.title(row)}`" for row in rows) + " |",
         "|---|" + "---|" * len(rows),
     ]
     for key, title in _TITLES.items():
@@ -84,7 +85,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     for row, name in zip(rows, names, strict=False):  # those that are n/a come last, and have no figure
         lines += [
             "",
-            f"## `{row['scheme']}`",
+            f"## `{results.title(row)}`",
             "",
             f"![R and U against the threshold, and rates by lineage]({name}.svg)",
             "",

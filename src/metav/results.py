@@ -35,20 +35,26 @@ def frame(results: Sequence[CellResult]) -> pd.DataFrame:
     return table.drop(columns="quality")
 
 
+def title(row: Mapping[str, Any]) -> str:
+    """The scheme of a row, and how many models a side it had where that was not the whole half."""
+    count = row["models"]
+    return row["scheme"] + (f", {count} model{'s' * (count > 1)} a side" if count else "")
+
+
 def rows(
     scenario: Scenario, results: Sequence[CellResult], command: str, lacking: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Gather cells into the rows of results.json, one a scheme.
+    """Gather cells into the rows of results.json, one a scheme and number of models to construct from.
+
+    `models` is that number for each side, None for the whole half of the zoo.
 
     Schemes that could not be used, with what they lack, come last: their figures are None, never 0.
     """
-    found = [
-        _row(scenario, [result for result in results if result.cell.scheme == name], command)
-        for name in dict.fromkeys(result.cell.scheme for result in results)
-    ]
+    kinds = dict.fromkeys((result.cell.scheme, result.cell.models) for result in results)
+    found = [_row(scenario, [r for r in results if (r.cell.scheme, r.cell.models) == kind], command) for kind in kinds]
     none = dict.fromkeys((*METRICS, "construct_seconds", "verify_seconds"))
     return found + [
-        {**found[0], **none, "scheme": name, "by_lineage": {}, "not_applicable": f"needs {reason}"}
+        {**found[0], **none, "scheme": name, "models": None, "by_lineage": {}, "not_applicable": f"needs {reason}"}
         for name, reason in (lacking or {}).items()
     ]
 
@@ -65,6 +71,7 @@ def _row(scenario: Scenario, results: Sequence[CellResult], command: str) -> dic
         "profile": scenario.profile,
         "scheme": cell.scheme,
         "queries": cell.queries,
+        "models": cell.models or None,
         "repeats": len(results),
         **{name: _summary([metric(p, n) for p, n in sides]) for name, metric in METRICS.items()},
         "construct_seconds": _summary([result.construct_seconds for result in results]),

@@ -135,7 +135,8 @@ def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], object
     )
     state = dict(draft.model.named_buffers())
     forward = partial(objective.outputs, draft.model)
-    _descend(forward, learnt, state, epochs, training, objective, draft.checkpoint, examples=0)
+    for done in _descend(forward, learnt, state, epochs, training, objective, draft.checkpoint, examples=0):
+        draft.keep(done, draft.model.state_dict())
 
 
 def _train_mode(model: nn.Module) -> None:
@@ -165,12 +166,11 @@ def _fit_side_by_side(
         for order in map(torch.stack, zip(*(_orders(each, x.shape[1]) for each in trainings), strict=True))
     )
     forward = partial(batched_mlp, drafts[0].model, weights)
-    _descend(forward, learnt, {}, epochs, trainings[0], objective, drafts[0].checkpoint, examples=1)
-    with torch.no_grad():
+    for done in _descend(forward, learnt, {}, epochs, trainings[0], objective, drafts[0].checkpoint, examples=1):
         for index, draft in enumerate(drafts):
-            for name, parameter in draft.model.named_parameters():
-                found = weights[name][index]
-                parameter.copy_(found.mT if found.dim() == 2 else found)
+            draft.keep(done, unstacked(weights, index))
+    for index, draft in enumerate(drafts):
+        draft.model.load_state_dict(unstacked(weights, index))
 
 
 def _descend(
@@ -183,8 +183,10 @@ def _descend(
     checkpoint: Checkpoint | None,
     *,
     examples: int,
-) -> None:
+) -> Iterator[int]:
     """Change `learnt` in place by Adam on mini-batches: inputs, labels and a teacher's answers of each epoch.
+
+    Yields the number of epochs done after each.
 
     The examples are along axis `examples`; models along the axes before it share no weights, so that the sum of their
     losses keeps their gradients apart. `state` is what else changes: batch statistics.
@@ -192,7 +194,7 @@ def _descend(
     optimiser, masks = Adam(learnt.values(), training.lr), kept(learnt)
     live = {**state, **{f"learnt.{name}": each for name, each in learnt.items()}, **optimiser.state()}
     done = checkpoint.resume(live) if checkpoint else 0
-    for epoch, (x, y, taught) in enumerate(islice(epochs, done, None), done):
+    for epoch, (x, y, taught) in enumerate(islice(epochs, done, training.until or None), done):
         batches = [each.split(training.batch, examples) for each in (x, y, y if taught is None else taught)]
         with seeded(training.seed * training.epochs + epoch):  # of dropout
             for index, (inputs, labels, answers) in enumerate(zip(*batches, strict=True)):
@@ -210,6 +212,7 @@ def _descend(
                         learnt[name] *= mask
         if checkpoint:
             checkpoint.save(live, epoch + 1)
+        yield epoch + 1
 
 
 def _orders(training: Training, n: int) -> Iterator[Tensor]:
@@ -232,6 +235,12 @@ def stack_parameters(models: Sequence[nn.Module]) -> dict[str, Tensor]:
     return {name: tensor.mT.contiguous() if tensor.dim() == 3 else tensor for name, tensor in stacked.items()}
 
 
+def unstacked(weights: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """Parameters of one of the MLPs of `stack_parameters`, as its state dict has them."""
+    found = {name: tensor[index].detach() for name, tensor in weights.items()}
+    return {name: tensor.mT if tensor.dim() == 2 else tensor for name, tensor in found.items()}
+
+
 def batched_mlp(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """Outputs (B, n, out) of B MLPs with the `weights` of `stack_parameters` on their inputs `x` (B, n, in)."""
     for name, module in template.named_children():
@@ -251,4 +260,4 @@ def _kin(draft: Draft, parts: Mapping[str, Part]) -> tuple[object, ...]:
         return (id(draft),)
     shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
     rows = len(parts[training.data].x)
-    return (str(model), shapes, draft.trainable, training.epochs, training.lr, training.batch, rows)
+    return (str(model), shapes, draft.trainable, training.epochs, training.until, training.lr, training.batch, rows)

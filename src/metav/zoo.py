@@ -23,6 +23,7 @@ from metav.scenarios import Scenario
 from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors, write_atomic
 from metav.suspects import Draft, Lineage
 
+SNAPSHOTS = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85)  # of a training: where LiteGuard takes them from
 FORMAT = 2  # of the files, and of how models are trained: another number is another zoo
 
 
@@ -48,12 +49,15 @@ class Record:
 class Zoo:
     """The suspects of `scenario` in `folder` (by default below the cache folder).
 
+    With `snapshots`, fractions of a training, the weights at these points of each suspect's last training are kept too.
+
     A suspect's identity is a hash of its full lineage (which holds its parents') and of the scenario's settings. Its
     weights are written first and its record last, both atomically, so that a suspect is there in whole or not at all.
     """
 
-    def __init__(self, scenario: Scenario, folder: Path | None = None) -> None:
+    def __init__(self, scenario: Scenario, folder: Path | None = None, snapshots: Sequence[float] = ()) -> None:
         self.scenario = scenario
+        self.fractions = tuple(snapshots)
         self.folder = folder or home() / "zoo" / scenario.name / scenario.profile
         self.settings = {"format": str(FORMAT), **scenario.settings()}
 
@@ -76,6 +80,15 @@ class Zoo:
                 parent = lineage.parent
             found.update(dict.fromkeys(reversed(chain)))
         return list(found)
+
+    def snapshots(self, lineage: str) -> list[str]:
+        """Lineages of the snapshots that are kept of a suspect's last training: one for each of the fractions."""
+        found = self.scenario.lineage(lineage)
+        if found.training is None or found.training.until:
+            return []
+        epochs = found.training.epochs
+        kept = sorted({min(max(1, round(part * epochs)), epochs - 1) for part in self.fractions} - {0})
+        return [self.scenario.lineage(f"{found.full[:-1]},until={epoch})").text for epoch in kept]
 
     def _weights(self, lineage: str) -> Path:
         return self.folder / f"{self.identity(lineage)}.safetensors"
@@ -127,6 +140,10 @@ class Zoo:
     def has(self, lineage: str) -> bool:
         """Whether the suspect is there."""
         return all(file.exists() for file in self.files(lineage))
+
+    def whole(self, lineage: str) -> bool:
+        """Whether the suspect and its snapshots are there."""
+        return all(self.has(each) for each in (lineage, *self.snapshots(lineage)))
 
     def record(self, lineage: str) -> Record:
         """The record of a suspect.
@@ -199,7 +216,7 @@ class Zoo:
         """
         if (self.folder / "zoo.json").exists():
             self.check_settings()
-            if all(self.has(lineage) for lineage in self.lineages()):
+            if all(self.whole(lineage) for lineage in self.lineages()):
                 return
         make_folder(self.folder / "locks")
         with FileLock(self.folder / "locks" / "settings"):
@@ -219,9 +236,9 @@ class Zoo:
             The folder holds another zoo, or cannot be written.
         """
         self.prepare()
-        missing = sum(not self.has(lineage) for lineage in self.lineages())
+        missing = sum(not self.whole(lineage) for lineage in self.lineages())
         for level in self.plan():
-            todo = [group for group in level if not all(self.has(lineage) for lineage in group)]
+            todo = [group for group in level if not all(self.whole(lineage) for lineage in group)]
             if progress is not None:
                 progress(sum(len(group) for group in level if group not in todo))
             engine.map(
@@ -283,7 +300,7 @@ class Zoo:
 def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
     """Train a group, and write those of its members that are missing."""
     with FileLock(zoo.folder / "locks" / zoo.identity(group[0])):
-        missing = [lineage for lineage in group if not zoo.has(lineage)]
+        missing = [lineage for lineage in group if not zoo.whole(lineage)]
         if not missing:
             return
         start = time.perf_counter()
@@ -295,6 +312,10 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
         target = models["target"] if "target" in models else zoo.load("target")
         for text in missing:
             _save(zoo, text, models[text], target, seconds)
+            draft = drafts[group.index(text)]
+            for snapshot, epochs in zip(zoo.snapshots(text), draft.snapshots, strict=True):
+                draft.model.load_state_dict(draft.kept[epochs])
+                _save(zoo, snapshot, draft.model, target, seconds=0.0)
         for draft in drafts:
             if draft.checkpoint:
                 draft.checkpoint.clear()
@@ -303,7 +324,10 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
 def _draft(zoo: Zoo, lineage: Lineage, together: str) -> Draft:
     parent = None if lineage.parent is None else zoo.load(lineage.parent)
     draft = lineage.step.draft(parent, zoo.scenario.fresh)  # type: ignore[arg-type]
-    draft.checkpoint = Checkpoint(zoo.folder / f"{zoo.identity(lineage.text)}.checkpoint", together)
+    kept = [zoo.scenario.lineage(snapshot).training for snapshot in zoo.snapshots(lineage.text)]
+    draft.snapshots = tuple(training.until for training in kept if training is not None)
+    if not kept:  # snapshots are held in memory until the end, so that a training that keeps some starts anew
+        draft.checkpoint = Checkpoint(zoo.folder / f"{zoo.identity(lineage.text)}.checkpoint", together)
     return draft
 
 

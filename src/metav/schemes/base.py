@@ -44,6 +44,8 @@ class Needs:
         Whether the inputs must be images (channels, height, width).
     per_query
         Answers it asks a suspect for, for each of N.
+    snapshots
+        Whether it learns from snapshots of the suspects' trainings too, where there are some.
     """
 
     suspect: Answer
@@ -52,6 +54,7 @@ class Needs:
     data: bool = True
     images: bool = False
     per_query: int = 1
+    snapshots: bool = False
 
     def lacking(self, spec: Spec) -> str:
         """What models with the interface `spec` do not give, in words; empty if the scheme can be used."""
@@ -96,9 +99,9 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         for side, models in (("positive", self.positives), ("negative", self.negatives)):
-            if len(models) < 2:
+            if not models:
                 raise UsageError(
-                    f"expected at least two {side} suspects to construct from, got {len(models)}: "
+                    f"expected at least one {side} suspect to construct from, got none: "
                     "build a larger zoo (metav zoo build, profile cpu)."
                 )
 

@@ -32,7 +32,7 @@ class LiteGuard:
         Weights of the losses on the target and on negatives; that on positives has 1.
     """
 
-    needs: ClassVar[Needs] = Needs(suspect="anything", suspects=True, data=False)
+    needs: ClassVar[Needs] = Needs(suspect="anything", suspects=True, data=False, snapshots=True)
 
     iterations: int = 1000
     lr: float = 0.001

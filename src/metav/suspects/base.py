@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metav.checkpoint import Checkpoint
 from metav.errors import UsageError
@@ -23,7 +23,8 @@ class Training:
     """How one model is trained: on which `data` (a part of the scenario, e.g. `own` or `public`), and how long.
 
     `epochs` and `batch` (examples a step) are at least 1, `lr` (Adam's rate) is above 0; `seed` fixes the initial
-    weights of new layers and the order of the examples.
+    weights of new layers and the order of the examples. With `until` above 0 the training stops after so many of its
+    epochs: a snapshot of the whole one.
     """
 
     data: str
@@ -31,8 +32,11 @@ class Training:
     lr: float
     batch: int
     seed: int
+    until: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.until < self.epochs:
+            raise UsageError(f"expected until below {self.epochs} epochs, got {self.until}: change the lineage.")
         for name, value, low in (
             ("epochs", self.epochs, 1),
             ("batch", self.batch, 1),
@@ -49,7 +53,8 @@ class Draft:
     """A model before its training, and what to train: the trainer changes `model` in place.
 
     `training` is None where nothing is left to train. `trainable` names the parameters that may change; a `teacher`
-    gives the targets of a distillation. A long training saves its state in `checkpoint`.
+    gives the targets of a distillation. A long training saves its state in `checkpoint`. The trainer leaves the state
+    after each epoch of `snapshots` in `kept`.
     """
 
     model: nn.Module
@@ -57,6 +62,13 @@ class Draft:
     trainable: tuple[str, ...] = ()
     teacher: nn.Module | None = None
     checkpoint: Checkpoint | None = None
+    snapshots: tuple[int, ...] = ()
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+    def keep(self, epochs: int, state: Mapping[str, Tensor]) -> None:
+        """Copy the model's `state` after so many epochs, if it is among `snapshots`."""
+        if epochs in self.snapshots:
+            self.kept[epochs] = {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def answering(model: nn.Module) -> tuple[str, nn.Module]:
