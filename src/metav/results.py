@@ -38,7 +38,7 @@ def frame(results: Sequence[CellResult]) -> pd.DataFrame:
 def title(row: Mapping[str, Any]) -> str:
     """The scheme of a row, and how many models a side it had where that was not the whole half."""
     count = row["models"]
-    return row["scheme"] + (f", {count} model{'s' * (count > 1)} a side" if count else "")
+    return str(row["scheme"]) + (f", {count} model{'s' * (count > 1)} a side" if count else "")
 
 
 def rows(
