@@ -53,3 +53,18 @@ def test_links_lead_somewhere():
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
             assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_the_table_of_schemes_says_what_they_need():
+    rows = re.findall(
+        r"^\| `([\w-]+)` \((.*)\) \| (.*) \| (.*) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert [name for name, *_ in rows] == list(schemes.SCHEMES)
+    words = {"labels": "class labels", "vectors": "several values", "anything": "anything"}
+    for name, _, answers, target, learns in rows:
+        needs = schemes.SCHEMES[name].needs
+        assert answers == words[needs.suspect] + ("; 2 N answers" if needs.per_query == 2 else "")
+        assert target == ("gradients" if needs.gradients else "answers")
+        assert ("stolen and independent models" in learns) is needs.suspects
+        assert ("examples" in learns or "images" in learns) is needs.data
+        assert ("--snapshots" in learns) is needs.snapshots
