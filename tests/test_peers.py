@@ -282,7 +282,7 @@ def test_thresholds_are_the_least_that_spare_the_negatives_of_the_construction(e
     assert made.threshold == max(verify(made, model).rate for model in ensemble.negatives)
     assert not any(verify(made, model).derived for model in ensemble.negatives)
     if not schemes.get(text).needs.suspects:  # what is made does not depend on them, but the threshold does
-        other = replace(ensemble, negatives=[tiny.of_images(seed).eval() for seed in range(20, 23)])
+        other = replace(ensemble, negatives=ensemble.positives)
         again = schemes.get(text).construct(other, queries=16, seed=1)
         assert torch.equal(again.queries, made.queries)
         assert again.threshold != made.threshold

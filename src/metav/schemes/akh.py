@@ -12,8 +12,8 @@ import torch
 
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
-from metav.schemes.base import Ensemble, Needs, calibrated, check_use, labels
-from metav.schemes.points import cutmix, starts
+from metav.schemes.base import Ensemble, Needs, calibrated, check_use
+from metav.schemes.points import classified, cutmix, starts
 from metav.scorers import LabelAgreement
 from metav.verification import query
 
@@ -36,11 +36,9 @@ class AKH:
             There are fewer, and the inputs are no images that could be mixed.
         """
         check_use("akh", self.needs, ensemble, queries)
-        truth = ensemble.classes()
         generator = torch.Generator().manual_seed(seed)
-        wrong = torch.cat([labels(ensemble.target, x) for x in ensemble.data.split(512)]) != truth
-        found = min(queries, int(wrong.sum()))
-        x = starts(ensemble, found, generator, among=wrong)
+        x = classified(ensemble, queries, generator, right=False)
+        found = len(x)
         if found < queries:
             if len(ensemble.spec.input_shape) != 3:
                 raise UsageError(

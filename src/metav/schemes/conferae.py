@@ -25,7 +25,7 @@ from metav.schemes.base import (
     labels,
     log_probabilities,
 )
-from metav.schemes.points import starts, width
+from metav.schemes.points import classified, enough, width
 from metav.scorers import LabelAgreement
 from metav.spec import Model
 from metav.verification import query
@@ -47,8 +47,9 @@ class ConferAE:
         Probability with which each member takes part in a step.
     pool
         Examples perturbed for each query.
-    conferrable
-        Conferrability that a query has at least; where too few have it, `relaxed` is asked for instead.
+    conferrable, relaxed
+        Conferrability that a query should have, and the one to put up with where too few have it; they are counted, and
+        decide nothing.
     """
 
     needs: ClassVar[Needs] = Needs(suspect="labels", suspects=True)
@@ -73,15 +74,13 @@ class ConferAE:
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Make N = `queries` conferrable examples from examples that the target classifies right.
 
-        Those with the largest conferrability are kept, adversarial ones first; the provenance says how many there were,
-        and how many reached `conferrable` and `relaxed`.
+        Those with the largest conferrability are kept, adversarial ones first: where N reach the level that the paper
+        asks for, they are all above it. The provenance says how many did.
         """
         check_use("conferae", self.needs, ensemble, queries)
         generator = torch.Generator().manual_seed(seed)
-        truth = ensemble.classes()
-        right = torch.cat([labels(ensemble.target, x) for x in ensemble.data.split(512)]) == truth
-        count = max(queries, min(self.pool * queries, int(right.sum())))
-        x0 = starts(ensemble, count, generator, among=right)
+        x0 = classified(ensemble, self.pool * queries, generator, right=True)
+        enough(len(x0), queries)
         surrogates, references = (
             [side[index] for index in torch.randperm(len(side), generator=generator)[: self.members].tolist()]
             for side in (ensemble.positives, ensemble.negatives)
@@ -105,7 +104,7 @@ class ConferAE:
                 "scheme": "conferae",
                 "seed": seed,
                 "options": asdict(self),
-                "candidates": {"examples": count, "adversarial": int(adversarial.sum()), **found},
+                "candidates": {"examples": len(x0), "adversarial": int(adversarial.sum()), **found},
             },
         )
         return calibrated(made, ensemble.negatives)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metav.errors import UsageError
-from metav.schemes.base import Ensemble
+from metav.schemes.base import Ensemble, labels
 from metav.spec import Spec
 
 
@@ -17,21 +17,42 @@ def width(spec: Spec) -> float:
     return spec.high - spec.low
 
 
-def starts(ensemble: Ensemble, count: int, generator: torch.Generator, among: Tensor | None = None) -> Tensor:
-    """Draw `count` different examples, a copy (count, *input_shape); with `among` (n,), only where it is True.
+def starts(ensemble: Ensemble, count: int, generator: torch.Generator) -> Tensor:
+    """Draw `count` different examples, a copy (count, *input_shape).
 
     Raises
     ------
     UsageError
         There are fewer.
     """
-    candidates = torch.arange(len(ensemble.data)) if among is None else among.nonzero()[:, 0]
-    if len(candidates) < count:
-        raise UsageError(
-            f"expected at least {count} examples to start from, got {len(candidates)}: ask for fewer queries."
-        )
-    chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
-    return ensemble.data[chosen].clone()
+    chosen = torch.randperm(len(ensemble.data), generator=generator)[:count]
+    enough(len(chosen), count)
+    return ensemble.data[chosen]
+
+
+def classified(ensemble: Ensemble, count: int, generator: torch.Generator, *, right: bool) -> Tensor:
+    """Draw `count` different examples (count, *input_shape) that the target classifies right, or wrong.
+
+    The target is asked about random examples until there are as many; there may be fewer.
+
+    Raises
+    ------
+    UsageError
+        The true classes are not known, or all the same.
+    """
+    truth = ensemble.classes()
+    found: list[Tensor] = []
+    for rows in torch.randperm(len(ensemble.data), generator=generator).split(256):
+        found.append(rows[(labels(ensemble.target, ensemble.data[rows]) == truth[rows]) == right])
+        if sum(map(len, found)) >= count:
+            break
+    return ensemble.data[torch.cat(found)[:count]]
+
+
+def enough(found: int, count: int) -> None:
+    """Refuse fewer than `count` examples."""
+    if found < count:
+        raise UsageError(f"expected at least {count} examples to start from, got {found}: ask for fewer queries.")
 
 
 class Rows:
