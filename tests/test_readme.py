@@ -41,9 +41,10 @@ def test_the_example_scheme_conforms_and_takes_options_once_it_is_listed(tmp_pat
         schemes.require("real", tiny.REGRESSION)
 
 
-def test_the_table_is_that_of_the_committed_results():
+@pytest.mark.parametrize("scenario", ["warfarin", "fashion"])
+def test_the_table_is_that_of_the_committed_results(scenario):
     readme = (ROOT / "README.md").read_text()
-    rows = json.loads((ROOT / "results" / "warfarin" / "results.json").read_text())
+    rows = json.loads((ROOT / "results" / scenario / "results.json").read_text())
     for key in METRICS:
         assert " | ".join(cell(row[key]) for row in rows) in readme, key
     assert rows[0]["command"] in readme
