@@ -17,7 +17,7 @@ from metav import Fingerprint, evaluation, verify
 from metav.cli import main
 
 KEYS = {
-    "scenario", "profile", "scheme", "queries", "repeats", "aruc", "aruc_exact", "auc",
+    "scenario", "profile", "scheme", "queries", "models", "repeats", "aruc", "aruc_exact", "auc",
     "robustness_at_full_uniqueness", "construct_seconds", "verify_seconds", "by_lineage", "environment", "command",
 }  # fmt: skip
 QUICK = "metav(iterations=30)"
