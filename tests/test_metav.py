@@ -143,8 +143,8 @@ def test_box_maps_onto_any_box_and_back(low, high, tiny):
 def test_refuses_what_makes_no_sense(tiny):
     with pytest.raises(UsageError, match="at least 1 query, got 0"):
         MetaV().construct(tiny, queries=0, seed=0)
-    with pytest.raises(UsageError, match="at least two positive suspects to construct from, got 1"):
-        Ensemble(**{**vars(tiny), "positives": tiny.positives[:1]})
+    with pytest.raises(UsageError, match="at least one positive suspect to construct from, got none"):
+        Ensemble(**{**vars(tiny), "positives": []})
     for options, words in {
         "start=nois": "did you mean 'noise'",
         "standardise=yes": "none, robust",

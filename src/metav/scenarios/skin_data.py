@@ -36,7 +36,7 @@ def dermamnist(split: str) -> Part:
     """
     path, _ = located()
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise IntegrityError(

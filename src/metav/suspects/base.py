@@ -35,8 +35,6 @@ class Training:
     until: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.until < self.epochs:
-            raise UsageError(f"expected until below {self.epochs} epochs, got {self.until}: change the lineage.")
         for name, value, low in (
             ("epochs", self.epochs, 1),
             ("batch", self.batch, 1),
@@ -44,6 +42,10 @@ class Training:
         ):
             if value < low:
                 raise UsageError(f"expected {name} of at least {low}, got {value}: change the lineage.")
+        if not 0 <= self.until < self.epochs:
+            raise UsageError(
+                f"expected until from 0 to below {self.epochs} epochs, got {self.until}: change the lineage."
+            )
         if not 0 < self.lr < math.inf:
             raise UsageError(f"expected a finite learning rate lr above 0, got {self.lr}: change the lineage.")
 
