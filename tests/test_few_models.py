@@ -35,6 +35,7 @@ def test_each_training_leaves_its_snapshots(zoo):
         for text in zoo.snapshots(lineage):
             assert zoo.record(text).lineage == text
     assert zoo.snapshots("target>wp(0.3)") == []
+    assert all(zoo.record(text).quality["agreement"] < 1 for text in zoo.snapshots("target"))
 
 
 @pytest.mark.parametrize("family", ["FTAL", "Distillation M", "Independent L"])

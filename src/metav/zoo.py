@@ -7,6 +7,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -313,9 +314,10 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
         for text in missing:
             _save(zoo, text, models[text], target, seconds)
             draft = drafts[group.index(text)]
+            earlier = deepcopy(draft.model) if draft.snapshots else draft.model  # the model may be the target itself
             for snapshot, epochs in zip(zoo.snapshots(text), draft.snapshots, strict=True):
-                draft.model.load_state_dict(draft.kept[epochs])
-                _save(zoo, snapshot, draft.model, target, seconds=0.0)
+                earlier.load_state_dict(draft.kept[epochs])
+                _save(zoo, snapshot, earlier, target, seconds=0.0)
         for draft in drafts:
             if draft.checkpoint:
                 draft.checkpoint.clear()

@@ -47,17 +47,22 @@ class Size:
     recovery: int = 1  # epoch of fine-tuning after filter pruning
 
 
+def _networks(side: int, fine: int, blocks: tuple[int, int, int, int] = (6, 12, 36, 24)) -> dict[str, Build]:
+    """The architectures, resizing to `side` pixels, S and XL to `fine`; `blocks` are those of the DenseNet."""
+    return {
+        "S": partial(squeezenet, fine),
+        "M": partial(resnet, side),  # the target's
+        "L": partial(densenet, side, blocks),
+        "XL": partial(alexnet, fine),
+        "XXL": partial(vgg, side),
+    }
+
+
 SIZES: Mapping[Profile, Size] = {
     "smoke": Size(
         half=64,
         test=100,
-        architectures={
-            "S": partial(squeezenet, 64),
-            "M": partial(resnet, 32),
-            "L": partial(densenet, 32, (1, 1, 1, 1)),
-            "XL": partial(alexnet, 64),
-            "XXL": partial(vgg, 32),
-        },
+        architectures=_networks(32, 64, blocks=(1, 1, 1, 1)),
         epochs={"S": 1, "M": 1, "L": 1, "XL": 1, "XXL": 1},
         lr={"S": 0.001, "M": 0.001, "L": 0.001, "XL": 0.001, "XXL": 0.0005},
         tuning=1,
@@ -65,13 +70,7 @@ SIZES: Mapping[Profile, Size] = {
     "cpu": Size(
         half=3503,
         test=2005,
-        architectures={
-            "S": partial(squeezenet, 64),
-            "M": partial(resnet, 32),
-            "L": partial(densenet, 32),
-            "XL": partial(alexnet, 64),
-            "XXL": partial(vgg, 32),
-        },
+        architectures=_networks(32, 64),
         # accuracy on the validation split: M 0.748, L 0.727, S 0.721 (python benchmarks/skin_recipe.py)
         epochs={"S": 10, "M": 6, "L": 2, "XL": 14, "XXL": 4},
         lr={"S": 0.0005, "M": 0.001, "L": 0.001, "XL": 0.0003, "XXL": 0.0005},
@@ -81,13 +80,7 @@ SIZES: Mapping[Profile, Size] = {
     "paper": Size(
         half=3503,
         test=2005,
-        architectures={
-            "S": partial(squeezenet, 224),
-            "M": partial(resnet, 224),
-            "L": partial(densenet, 224),
-            "XL": partial(alexnet, 224),
-            "XXL": partial(vgg, 224),
-        },
+        architectures=_networks(224, 224),
         epochs={"S": 40, "M": 20, "L": 20, "XL": 40, "XXL": 40},
         lr={"S": 0.0003, "M": 0.001, "L": 0.001, "XL": 0.0001, "XXL": 0.0001},
         tuning=10,  # section 5.2

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from metav.errors import MissingExtraError
 from metav.scenarios.skin_data import CLASSES
 
-# Of DermaMNIST's training images in [-1, 1], by colour. Networks without batch norm learn a third faster from inputs
+# Of DermaMNIST's training images in [-1, 1], by colour. Networks without batch norm learn faster from inputs
 # that are centred and scaled.
 MEAN, STD = (0.526, 0.076, 0.123), (0.273, 0.309, 0.339)
 WIDTH = 512  # of the heads of AlexNet and VGG-16 where they see one pixel: as many as VGG-16 has channels
@@ -50,8 +50,8 @@ def resnet(side: int) -> Classifier:
     return Classifier(_models().resnet18(num_classes=len(CLASSES)), side)
 
 
-def densenet(side: int, blocks: tuple[int, int, int, int] = (6, 12, 36, 24)) -> Classifier:
-    """DenseNet-161 (Huang et al., CVPR 2017); other `blocks` make it shallower."""
+def densenet(side: int, blocks: tuple[int, int, int, int]) -> Classifier:
+    """DenseNet-161 (Huang et al., CVPR 2017) with blocks of 6, 12, 36 and 24 layers; fewer make it shallower."""
     kind = _models().DenseNet
     net = kind(growth_rate=48, block_config=blocks, num_init_features=96, num_classes=len(CLASSES))
     return Classifier(net, side, channels_last=True)
@@ -73,7 +73,7 @@ def _on_one_pixel(net: nn.Module, channels: int) -> nn.Module:
     """Give `net` a head for few pixels.
 
     At 32 or 64 pixels one pixel is left before the head. The original head would see copies of it, 49 or 36, through
-    4,096 units a layer: 9 of 10 weights of the network, and most of its time.
+    4,096 units a layer: 9 of 10 weights of the network.
     """
     net.avgpool = nn.AdaptiveAvgPool2d(1)
     net.classifier = nn.Sequential(
