@@ -32,6 +32,14 @@ def zoo_folder(smoke_zoo: Zoo) -> Path:
     return smoke_zoo.folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """No test reads or writes the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METAV_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _threads_are_left_alone():
     """No call of the library may leave torch with another number of threads."""

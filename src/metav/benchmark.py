@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from metav import engine, schemes
+from metav import cells, engine, schemes
+from metav.cells import Cell, CellResult, Score
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.scenarios import Suspect
@@ -17,48 +18,6 @@ from metav.schemes import Ensemble
 from metav.spec import Model
 from metav.verification import verify
 from metav.zoo import Zoo
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One construction and its test: a scheme with its options, and the repetition, which seeds split and scheme.
-
-    `models` is the number of suspects of each side to construct from; 0 for the whole half of the zoo.
-    """
-
-    scheme: str
-    repetition: int
-    queries: int
-    models: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One test suspect's matching rate, beside what it truly is, the fingerprint's threshold and its quality."""
-
-    scheme: str
-    models: int
-    repetition: int
-    lineage: str
-    family: str
-    positive: bool
-    rate: float
-    threshold: float
-    quality: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellResult:
-    """Scores of a cell, one a test suspect, and two timings.
-
-    `construct_seconds` includes loading the suspects to construct from; `verify_seconds` is for asking and scoring all
-    test suspects.
-    """
-
-    cell: Cell
-    scores: tuple[Score, ...]
-    construct_seconds: float
-    verify_seconds: float
 
 
 def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[Suspect]]:
@@ -188,22 +147,33 @@ def run(
     queries: int = 100,
     models: Sequence[int] = (0,),
     jobs: int = 2,
+    again: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[CellResult]:
     """Compute the cells of all schemes that can be used, on a zoo that is built, in `jobs` processes.
 
-    Each scheme constructs from each number of `models` a side, 0 for all of the construction half.
+    Each scheme constructs from each number of `models` a side, 0 for all of the construction half. Cells that an
+    earlier run has computed, on the same zoo by the same code, are taken from where it kept them, unless `again`.
     """
     usable = [name for name in scheme_names if not lacking(zoo, name)]
-    cells = [
+    wanted = [
         Cell(scheme=name, repetition=repetition, queries=queries, models=count)
         for name in usable
         for count in models
         for repetition in range(repeats)
     ]
     return engine.map(
-        partial(run_cell, zoo),
-        cells,
+        partial(_run_once, zoo, again),
+        wanted,
         jobs=jobs,
         progress=None if progress is None else lambda _: progress(1),
     )
+
+
+def _run_once(zoo: Zoo, again: bool, cell: Cell) -> CellResult:
+    path = cells.path(zoo, cell)
+    found = None if again else cells.load(path)
+    if found is None:
+        found = run_cell(zoo, cell)
+        cells.save(path, found)
+    return found

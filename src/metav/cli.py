@@ -58,6 +58,9 @@ Snapshots = Annotated[
         negative="", help="Keep the weights at several points of each training, for schemes that learn from them."
     ),
 ]
+Again = Annotated[
+    bool, Parameter(negative="", help="Compute everything anew, also what an earlier run has computed and kept.")
+]
 Seed = Annotated[int, Parameter(help="Seed of the construction.")]
 Results = Annotated[
     Path | None,
@@ -94,8 +97,12 @@ def bench(
     zoo: ZooPath = None,
     data: DataPath = None,
     jobs: Jobs = 2,
+    again: Again = False,
 ) -> int:
-    """Build what is missing of a scenario's zoo, construct fingerprints, and judge suspects they have not seen."""
+    """Build what is missing of a scenario's zoo, construct fingerprints, and judge suspects they have not seen.
+
+    Interrupted or killed, it goes on where it was.
+    """
     from metav import benchmark, schemes
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
@@ -119,7 +126,7 @@ def bench(
     counts = models or [0]
     with progress_bar("constructing fingerprints", (len(names) - len(lacking)) * len(counts) * repeats) as progress:
         results = benchmark.run(
-            found, names, repeats=repeats, queries=queries, models=counts, jobs=jobs, progress=progress
+            found, names, repeats=repeats, queries=queries, models=counts, jobs=jobs, again=again, progress=progress
         )
     from metav import report
     from metav.results import METRICS, title

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metav import figures, results
-from metav.benchmark import CellResult
+from metav.cells import CellResult
 from metav.scenarios import Scenario
 from metav.storage import write_atomic
 

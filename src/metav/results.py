@@ -15,7 +15,7 @@ import torch
 
 import metav
 from metav import evaluation
-from metav.benchmark import CellResult
+from metav.cells import CellResult
 from metav.scenarios import Scenario
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
@@ -27,7 +27,7 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
 
 
 def frame(results: Sequence[CellResult]) -> pd.DataFrame:
-    """All scores of some cells, one row each: `benchmark.Score`, the verdict `derived`, a column for each quality."""
+    """All scores of some cells, one row each: `cells.Score`, the verdict `derived`, a column for each quality."""
     scores = [vars(score) for result in results for score in result.scores]
     table = pd.DataFrame(
         [{**score, "derived": score["rate"] > score["threshold"], **score["quality"]} for score in scores]

@@ -1,0 +1,99 @@
+"""Cells of a benchmark, and where they are kept, so that an interrupted run loses those it was at and no others."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import metav
+from metav import schemes
+from metav.storage import canonical_json, home, make_folder, write_atomic
+from metav.zoo import Zoo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One construction and its test: a scheme with its options, and the repetition, which seeds split and scheme.
+
+    `models` is the number of suspects of each side to construct from; 0 for the whole half of the zoo.
+    """
+
+    scheme: str
+    repetition: int
+    queries: int
+    models: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One test suspect's matching rate, beside what it truly is, the fingerprint's threshold and its quality."""
+
+    scheme: str
+    models: int
+    repetition: int
+    lineage: str
+    family: str
+    positive: bool
+    rate: float
+    threshold: float
+    quality: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """Scores of a cell, one a test suspect, and two timings.
+
+    `construct_seconds` includes loading the suspects to construct from; `verify_seconds` is for asking and scoring all
+    test suspects.
+    """
+
+    cell: Cell
+    scores: tuple[Score, ...]
+    construct_seconds: float
+    verify_seconds: float
+
+
+def path(zoo: Zoo, cell: Cell) -> Path:
+    """Where the result of a cell is kept: a name made of all that it depends on.
+
+    That is the cell, every model of the zoo, the code of metav and of the scheme, and the libraries that compute.
+    """
+    models = {lineage: zoo.record(lineage).digest for lineage in zoo.lineages()}
+    scheme = Path(inspect.getfile(type(schemes.get(cell.scheme))))
+    kept = [zoo.snapshots(lineage) for lineage in models]
+    text = canonical_json([asdict(cell), zoo.settings, models, kept, _code(scheme), torch.__version__, np.__version__])
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return home() / "cells" / zoo.scenario.name / zoo.scenario.profile / f"{name}.json"
+
+
+@cache
+def _code(scheme: Path) -> str:
+    """Digest of the package's source files and of the scheme's, which may be elsewhere."""
+    root = Path(metav.__file__).parent
+    sha = hashlib.sha256()
+    for file in (*sorted(root.rglob("*.py")), scheme):
+        sha.update(file.read_bytes())
+    return sha.hexdigest()
+
+
+def save(file: Path, result: CellResult) -> None:
+    """Keep a result."""
+    make_folder(file.parent)
+    write_atomic(file, json.dumps(asdict(result)).encode())
+
+
+def load(file: Path) -> CellResult | None:
+    """What was kept; None if there is nothing, or nothing that can be read."""
+    try:
+        found = json.loads(file.read_bytes())
+        scores = tuple(Score(**score) for score in found.pop("scores"))
+        return CellResult(cell=Cell(**found.pop("cell")), scores=scores, **found)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # it is computed again
