@@ -21,7 +21,7 @@ from metav import benchmark, scenarios, schemes
 from metav.engine import one_thread
 from metav.schemes.base import Ensemble, labels, log_probabilities
 from metav.schemes.deepfool import DeepFoolFP, deepfool
-from metav.schemes.ipguard import IPGuard
+from metav.schemes.ipguard import IPGuard, scale
 from metav.schemes.points import starts
 from metav.zoo import Zoo
 
@@ -68,7 +68,7 @@ def main() -> None:
             z = log_probabilities(ensemble.target, x)
         i = z.argmax(1)
         j = (i + torch.randint(1, z.shape[1], i.shape, generator=generator)) % z.shape[1]
-        k = IPGuard().margin * z.std().item()
+        k = IPGuard().margin * scale(z)
         compare("ipguard", ensemble, lambda x, i, j: ipguard(ensemble, x, i, j, k), x, i, j)
         compare("deepfoolfp", ensemble, lambda x: fooled(ensemble, x), x)
         for name in ("ipguard", "deepfoolfp", "modeldiff", "akh", "sac-m", "conferae"):

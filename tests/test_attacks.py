@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 import tiny
+from metav.schemes import conferae
 from metav.schemes.conferae import ConferAE, conferrable_loss
 from metav.schemes.deepfool import DeepFoolFP, deepfool
-from metav.schemes.ipguard import IPGuard, boundary_loss
+from metav.schemes.ipguard import IPGuard, boundary_loss, scale
 from metav.schemes.points import Rows
 from metav.verification import query
 
@@ -155,13 +156,20 @@ def test_the_other_class_is_never_the_own_one(ensemble, other):
     assert least.all() if other == "least" else not least.all()
 
 
+def test_the_margin_does_not_depend_on_what_probabilities_cannot_tell(ensemble):
+    z = ensemble.target.logits(ensemble.data)
+    assert scale(z) == pytest.approx(z.sub(z.mean(1, keepdim=True)).flatten().std().item())
+    assert scale(z + torch.randn(len(z), 1, generator=torch.Generator().manual_seed(0))) == pytest.approx(scale(z))
+    assert scale(z.log_softmax(1)) == pytest.approx(scale(z), rel=1e-5)
+
+
 def test_all_points_advance_together(ensemble):
     target = Counting(ensemble.target)
     IPGuard(steps=15).construct(replace(ensemble, target=target), queries=10, seed=0)
-    assert len(target.asked) < 15 + 5
+    assert len(target.asked) < 15 + 6
     target = Counting(ensemble.target)
     DeepFoolFP(steps=15).construct(replace(ensemble, target=target), queries=10, seed=0)
-    assert len(target.asked) < 15 + 7
+    assert len(target.asked) < 15 + 8
 
 
 @pytest.mark.parametrize("scheme", [IPGuard(steps=5), DeepFoolFP(), ConferAE(steps=2)])
@@ -353,8 +361,9 @@ def test_starts_are_examples_that_the_target_classifies_right(ensemble):
     assert torch.equal(query(ensemble.target, ensemble.data[start]).argmax(1), ensemble.labels[start])
 
 
-def test_adversarial_and_conferrable_examples_come_first_and_are_counted(ensemble):
-    """With chosen perturbations: half of the examples are put in the place of others."""
+def test_adversarial_and_conferrable_examples_come_first_and_are_counted(ensemble, monkeypatch):
+    """With chosen perturbations, half of the examples put in the place of others, and levels that tiny models reach."""
+    monkeypatch.setattr(conferae, "LEVELS", {"conferrable": 0.3, "relaxed": 0.2})
     seen = []
 
     class Swapping(ConferAE):
@@ -365,7 +374,7 @@ def test_adversarial_and_conferrable_examples_come_first_and_are_counted(ensembl
             seen.append((x, conferrability[torch.arange(80), given], given != query(ensemble.target, x0).argmax(1)))
             return x
 
-    made = Swapping(pool=2, conferrable=0.3, relaxed=0.2).construct(ensemble, queries=40, seed=0)
+    made = Swapping(pool=2).construct(ensemble, queries=40, seed=0)
     ((x, score, adversarial),) = seen
     best = sorted(range(80), key=lambda n: (-float(adversarial[n]), -float(score[n])))[:40]
     assert torch.equal(made.queries, x[best])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, make_dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from metav.errors import MetavError, SuspectError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.schemes import SCHEMES, MetaV
 from metav.text import build
-from metav.verification import verify
+from metav.verification import query, verify
 
 SHORT = {
     "metav": "metav(iterations=4)",
@@ -130,6 +131,13 @@ def test_a_constant_target(name, kind, sloped, value):
     answer = torch.arange(float(ensemble.spec.output_shape[0])) * value  # all classes alike, or one the likeliest
     words = refuse(name, replace(ensemble, target=Constant(answer, sloped)))
     assert "answers depend on its inputs, got the same answer to" in words
+
+
+@usable([name for name in FROM_EXAMPLES if SCHEMES[name].needs.gradients])
+def test_a_target_without_gradients(name, kind):
+    ensemble = KINDS[kind]()
+    words = refuse(name, replace(ensemble, target=partial(query, ensemble.target)))
+    assert f"gives gradients for {name}, got one that answers without" in words
 
 
 def test_constant_suspects_are_judged():

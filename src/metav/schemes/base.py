@@ -152,18 +152,24 @@ def check_use(name: str, needs: Needs, ensemble: Ensemble, queries: int) -> None
     UsageError
         There is less than one query, or the models do not give what the scheme needs.
     SuspectError
-        The target's answers to the first examples are not finite, or all the same.
+        The target's answers to the first examples are not finite, or all the same, or come without gradients where
+        the scheme needs them.
     """
     check_queries(queries)
     require(name, needs, ensemble.spec)
-    some = ensemble.data[:GLANCE]
-    answers = query(getattr(ensemble.target, "logits", ensemble.target), some)
+    some, asked = ensemble.data[:GLANCE], getattr(ensemble.target, "logits", ensemble.target)
+    answers = query(asked, some)
     if not torch.isfinite(answers).all():
         raise SuspectError("expected finite answers of the target, got NaN or infinity: check how it was trained.")
     if len(some) > 1 and bool((answers == answers[:1]).all()):
         raise SuspectError(
             f"expected a target whose answers depend on its inputs, got the same answer to {len(some)} examples: "
             "check how it was trained."
+        )
+    if needs.gradients and not asked(some[:1].clone().requires_grad_(True)).requires_grad:
+        raise SuspectError(
+            f"expected a target that gives gradients for {name}, got one that answers without: "
+            "give the model itself, or choose another scheme (metav schemes)."
         )
 
 

@@ -30,6 +30,8 @@ from metav.scorers import LabelAgreement
 from metav.spec import Model
 from metav.verification import query
 
+LEVELS = {"conferrable": 0.95, "relaxed": 0.85}  # that a query should have, and to put up with where too few have it
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConferAE:
@@ -47,9 +49,6 @@ class ConferAE:
         Probability with which each member takes part in a step.
     pool
         Examples perturbed for each query.
-    conferrable, relaxed
-        Conferrability that a query should have, and the one to put up with where too few have it; they are counted, and
-        decide nothing.
     """
 
     needs: ClassVar[Needs] = Needs(suspect="labels", suspects=True)
@@ -60,8 +59,6 @@ class ConferAE:
     lr: float = 0.0005
     keep: float = 0.7
     pool: int = 1
-    conferrable: float = 0.95
-    relaxed: float = 0.85
 
     def __post_init__(self) -> None:
         check_at_least(members=(self.members, 1), steps=(self.steps, 1), pool=(self.pool, 1))
@@ -92,10 +89,7 @@ class ConferAE:
         score = scores.gather(1, given[:, None])[:, 0]
         adversarial = given != labels(ensemble.target, x0)
         kept = (score + 2 * adversarial).argsort(descending=True, stable=True)[:queries]
-        found = {
-            name: int((adversarial & (score >= level)).sum())
-            for name, level in (("conferrable", self.conferrable), ("relaxed", self.relaxed))
-        }
+        found = {name: int((adversarial & (score >= level)).sum()) for name, level in LEVELS.items()}
         made = Fingerprint(
             queries=x[kept],
             scorer=LabelAgreement.of(query(ensemble.target, x[kept])),

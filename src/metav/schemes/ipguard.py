@@ -30,7 +30,8 @@ class IPGuard:
     steps, lr
         At most so many steps of Adam for each point; its rate, in widths of the input box.
     margin
-        k: how far beyond the boundary a point ends, in standard deviations of the target's logits on the examples.
+        k: how far beyond the boundary a point ends, in standard deviations of the target's logits, centred for each
+        example.
     other
         j: a `random` class, or the `least` likely.
     """
@@ -64,7 +65,7 @@ class IPGuard:
             j = z.scatter(-1, i[:, None], torch.inf).argmin(-1)
         else:
             j = (i + torch.randint(1, z.shape[1], i.shape, generator=generator)) % z.shape[1]
-        x, _ = self.move(ensemble, x, i, j, k=self.margin * z.std().item())
+        x, _ = self.move(ensemble, x, i, j, k=self.margin * scale(z))
         made = Fingerprint(
             queries=x,
             scorer=LabelAgreement.of(query(ensemble.target, x)),
@@ -92,6 +93,11 @@ class IPGuard:
             rows.step(open_[moving], slope[moving])
             rows.x.clamp_(ensemble.spec.low, ensemble.spec.high)
         return rows.x, losses
+
+
+def scale(z: Tensor) -> float:
+    """Standard deviation of logits (n, classes), which count only up to a constant an input."""
+    return (z - z.mean(1, keepdim=True)).std().item()
 
 
 def boundary_loss(model: Model, x: Tensor, i: Tensor, j: Tensor, k: float) -> Tensor:
