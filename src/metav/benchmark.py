@@ -14,8 +14,11 @@ from metav.cells import Cell, CellResult, Score
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.scenarios import Suspect
+from metav.scenarios.base import CohortPlan
 from metav.schemes import Ensemble
+from metav.schemes.base import CohortModels
 from metav.spec import Model
+from metav.stacks import together
 from metav.verification import verify
 from metav.zoo import Zoo
 
@@ -65,10 +68,11 @@ def few(construction: Sequence[Suspect], models: int) -> list[Suspect]:
     return chosen
 
 
-def ensemble(zoo: Zoo, suspects: Sequence[Suspect], *, snapshots: bool = False) -> Ensemble:
+def ensemble(zoo: Zoo, suspects: Sequence[Suspect], *, snapshots: bool = False, cohort: bool = False) -> Ensemble:
     """The models of `suspects`, the target and public data, as a scheme takes them.
 
-    With `snapshots` those of the suspects' trainings that the zoo keeps are on their sides too.
+    With `snapshots` those of the suspects' trainings that the zoo keeps are on their sides too; with `cohort` its
+    cohort comes along.
     """
 
     def side(positive: bool) -> list[Model]:
@@ -85,13 +89,25 @@ def ensemble(zoo: Zoo, suspects: Sequence[Suspect], *, snapshots: bool = False) 
         spec=zoo.scenario.spec,
         data=public.x,
         labels=public.y if zoo.scenario.spec.output == "probabilities" else None,
+        cohort=_cohort(zoo, zoo.cohort) if cohort and zoo.cohort is not None else None,
+    )
+
+
+def _cohort(zoo: Zoo, plan: CohortPlan) -> CohortModels:
+    """The models of a zoo's cohort, as a scheme takes them."""
+    return CohortModels(
+        teachers=plan.teachers,
+        kinds={kind: together([zoo.load(each) for each in plan.lineages(kind)]) for kind in plan.kinds},
+        near=plan.near,
+        far=plan.far,
+        others=[zoo.load(each) for each in plan.others],
     )
 
 
 def construct(zoo: Zoo, scheme: str, suspects: Sequence[Suspect], *, queries: int, seed: int) -> Fingerprint:
     """Make a fingerprint of the zoo's target from some of its suspects, and note in it which."""
     maker = schemes.get(scheme)
-    known = ensemble(zoo, suspects, snapshots=maker.needs.snapshots)
+    known = ensemble(zoo, suspects, snapshots=maker.needs.snapshots, cohort=maker.needs.cohort)
     with engine.one_thread():
         made = maker.construct(known, queries=queries, seed=seed)
     origin = {
@@ -105,7 +121,10 @@ def construct(zoo: Zoo, scheme: str, suspects: Sequence[Suspect], *, queries: in
 
 def lacking(zoo: Zoo, scheme: str) -> str:
     """What the zoo's models do not give that a scheme needs, in words; empty if it can be used."""
-    return schemes.get(scheme).needs.lacking(zoo.scenario.spec)
+    needs = schemes.get(scheme).needs
+    if needs.cohort and zoo.scenario.cohort is None:
+        return "a matched-teacher cohort"
+    return needs.lacking(zoo.scenario.spec)
 
 
 def run_cell(zoo: Zoo, cell: Cell) -> CellResult:

@@ -61,6 +61,9 @@ Snapshots = Annotated[
 Again = Annotated[
     bool, Parameter(negative="", help="Compute everything anew, also what an earlier run has computed and kept.")
 ]
+Cohort = Annotated[
+    bool, Parameter(negative="", help="With the matched-teacher cohort, for schemes that need it (scheme cohort).")
+]
 Seed = Annotated[int, Parameter(help="Seed of the construction.")]
 Results = Annotated[
     Path | None,
@@ -114,7 +117,8 @@ def bench(
     _at_least_one("jobs", jobs)
     for count in models or ():
         _at_least_one("models", count)
-    found = _zoo(scenario, profile, zoo, data, snapshots=snapshots)
+    cohort = any(schemes.get(name).needs.cohort for name in names)
+    found = _zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort)
     for count in models or ():
         benchmark.few(benchmark.split(found.scenario.suspects, 0)[0], count)
     lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
@@ -149,11 +153,12 @@ def build(
     zoo: ZooPath = None,
     data: DataPath = None,
     snapshots: Snapshots = False,
+    cohort: Cohort = False,
     jobs: Jobs = 2,
 ) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     _at_least_one("jobs", jobs)
-    found = _zoo(scenario, profile, zoo, data, snapshots=snapshots)
+    found = _zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort)
     found.prepare()
     _build(found, jobs)
     output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
@@ -191,9 +196,16 @@ def list_(
 
 
 @zoo_app.command
-def verify(scenario: ScenarioName, *, profile: ProfileName = "cpu", zoo: ZooPath = None, data: DataPath = None) -> int:
+def verify(
+    scenario: ScenarioName,
+    *,
+    profile: ProfileName = "cpu",
+    zoo: ZooPath = None,
+    data: DataPath = None,
+    cohort: Cohort = False,
+) -> int:
     """Check every suspect's files against their digests; exit 1 if one is missing or damaged."""
-    found = _zoo(scenario, profile, zoo, data)
+    found = _zoo(scenario, profile, zoo, data, cohort=cohort)
     problems = found.verify()
     for problem in problems:
         complain(problem)
@@ -267,7 +279,7 @@ def fingerprint(
     _at_least_one("jobs", jobs)
     if out.is_dir():
         raise UsageError(f"expected a file for --out, got the folder {str(out)!r}: add a name, e.g. fp.safetensors.")
-    found = _zoo(scenario, profile, zoo, data)
+    found = _zoo(scenario, profile, zoo, data, cohort=schemes.get(scheme).needs.cohort)
     schemes.require(scheme, found.scenario.spec)
     found.prepare()
     make_folder(out.parent)
@@ -323,14 +335,16 @@ def inspect(file: File) -> int:
     return 0
 
 
-def _zoo(name: str, profile: str, folder: Path | None, data: Path | None, *, snapshots: bool = False) -> ZooFolder:
+def _zoo(
+    name: str, profile: str, folder: Path | None, data: Path | None, *, snapshots: bool = False, cohort: bool = False
+) -> ZooFolder:
     if data is not None:
         os.environ["METAV_DATA"] = str(data)  # for the worker processes too
     from metav import scenarios
     from metav.zoo import SNAPSHOTS, Zoo
 
     scenario: Scenario = scenarios.load(name, profile)
-    return Zoo(scenario, folder, SNAPSHOTS if snapshots else ())
+    return Zoo(scenario, folder, SNAPSHOTS if snapshots else (), cohort=cohort)
 
 
 def _build(found: ZooFolder, jobs: int) -> None:

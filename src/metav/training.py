@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from metav.checkpoint import Checkpoint
 from metav.optim import Adam
+from metav.stacks import batched_mlp, stack_parameters, stackable, unstacked
 from metav.suspects.base import Draft, Training, seeded
 
 ANSWERED_AT_ONCE = 512  # examples: images fit into memory, and products are as fast as they get
@@ -52,12 +53,15 @@ class Objective:
         probabilities.
     decay
         Whether the learning rate goes to 0: it rises over the first tenth of the steps and falls linearly after it.
+    labelled
+        Labels from a teacher's outputs, for students that have no others; a regression's are the outputs themselves.
     """
 
     loss: Loss
     imitation: Imitation
     outputs: Callable[[nn.Module, Tensor], Tensor] = direct
     decay: bool = False
+    labelled: Callable[[Tensor], Tensor] = torch.clone
 
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -125,13 +129,13 @@ def kept(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], objective: Objective) -> None:
     part = parts[training.data]
     taught = None if draft.teacher is None else _answers(draft.teacher, part, objective)
+    y = objective.labelled(taught) if draft.unlabelled and taught is not None else part.y
     named = dict(draft.model.named_parameters())
     draft.model.requires_grad_(False)
     learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
     _train_mode(draft.model)
     epochs = (
-        (part.x[order], part.y[order], None if taught is None else taught[order])
-        for order in _orders(training, len(part.x))
+        (part.x[order], y[order], None if taught is None else taught[order]) for order in _orders(training, len(part.x))
     )
     state = dict(draft.model.named_buffers())
     forward = partial(objective.outputs, draft.model)
@@ -158,6 +162,8 @@ def _fit_side_by_side(
     if any(draft.teacher is not None for draft in drafts):  # where there is no teacher, the labels teach
         pairs = zip(drafts, data, strict=True)
         taught = torch.stack([p.y if d.teacher is None else _answers(d.teacher, p, objective) for d, p in pairs])
+        if drafts[0].unlabelled:
+            y = objective.labelled(taught)
     weights = stack_parameters([draft.model for draft in drafts])
     learnt = {name: weights[name].requires_grad_(True) for name in drafts[0].trainable}
     models = torch.arange(len(drafts))[:, None]
@@ -228,36 +234,12 @@ def _answers(teacher: nn.Module, part: Part, objective: Objective) -> Tensor:
         return torch.cat([objective.outputs(teacher, x) for x in part.x.split(ANSWERED_AT_ONCE)])
 
 
-def stack_parameters(models: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """Parameters of B MLPs by name: weights (B, in, out), which is how gradients come, and biases (B, out)."""
-    named = [dict(model.named_parameters()) for model in models]
-    stacked = {name: torch.stack([each[name].detach() for each in named]) for name in named[0]}
-    return {name: tensor.mT.contiguous() if tensor.dim() == 3 else tensor for name, tensor in stacked.items()}
-
-
-def unstacked(weights: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
-    """Parameters of one of the MLPs of `stack_parameters`, as its state dict has them."""
-    found = {name: tensor[index].detach() for name, tensor in weights.items()}
-    return {name: tensor.mT if tensor.dim() == 2 else tensor for name, tensor in found.items()}
-
-
-def batched_mlp(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Outputs (B, n, out) of B MLPs with the `weights` of `stack_parameters` on their inputs `x` (B, n, in)."""
-    for name, module in template.named_children():
-        if isinstance(module, nn.Linear):
-            x = torch.baddbmm(weights[f"{name}.bias"][:, None], x, weights[f"{name}.weight"])
-        else:
-            x = module(x)
-    return x
-
-
 def _kin(draft: Draft, parts: Mapping[str, Part]) -> tuple[object, ...]:
     """What drafts must share to be trained side by side; unlike any other where the model is no perceptron."""
     training, model = draft.training, draft.model
-    linear = [module for module in model.children() if isinstance(module, nn.Linear)]
-    stackable = isinstance(model, nn.Sequential) and all(isinstance(m, nn.Linear | nn.ReLU) for m in model)
-    if training is None or not stackable or any(layer.bias is None for layer in linear):
+    if training is None or not stackable(model):
         return (id(draft),)
     shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
     rows = len(parts[training.data].x)
-    return (str(model), shapes, draft.trainable, training.epochs, training.until, training.lr, training.batch, rows)
+    same = (training.epochs, training.until, training.lr, training.batch, rows)
+    return (str(model), shapes, draft.trainable, draft.unlabelled, *same)

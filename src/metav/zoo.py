@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,18 @@ class Record:
 class Zoo:
     """The suspects of `scenario` in `folder` (by default below the cache folder).
 
-    With `snapshots`, fractions of a training, the weights at these points of each suspect's last training are kept too.
+    With `snapshots`, fractions of a training, the weights at these points of each suspect's last training are kept too;
+    with `cohort` the scenario's matched-teacher cohort.
 
     A suspect's identity is a hash of its full lineage (which holds its parents') and of the scenario's settings. Its
     weights are written first and its record last, both atomically, so that a suspect is there in whole or not at all.
     """
 
-    def __init__(self, scenario: Scenario, folder: Path | None = None, snapshots: Sequence[float] = ()) -> None:
+    def __init__(
+        self, scenario: Scenario, folder: Path | None = None, snapshots: Sequence[float] = (), *, cohort: bool = False
+    ) -> None:
         self.scenario = scenario
+        self.cohort = scenario.cohort if cohort else None
         self.fractions = tuple(snapshots)
         self.folder = folder or home() / "zoo" / scenario.name / scenario.profile
         self.settings = {"format": str(FORMAT), **scenario.settings()}
@@ -70,17 +75,24 @@ class Zoo:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def lineages(self) -> list[str]:
-        """All lineages of the zoo in canonical form: target, suspects, and any model between the two."""
-        found: dict[str, None] = {}
-        for text in ("target", *(suspect.lineage for suspect in self.scenario.suspects)):
-            chain = []
-            parent: str | None = text
-            while parent is not None:
-                lineage = self.scenario.lineage(parent)
-                chain.append(lineage.text)
-                parent = lineage.parent
-            found.update(dict.fromkeys(reversed(chain)))
-        return list(found)
+        """All lineages of the zoo in canonical form: target, suspects, cohort, and any model between two of them."""
+        return list(dict.fromkeys(chain.from_iterable(self._parts())))
+
+    def _parts(self) -> Iterator[list[str]]:
+        """The lineages of the scenario's table, then the cohort's, each with those of all ancestors before its own."""
+        table = ("target", *(suspect.lineage for suspect in self.scenario.suspects))
+        cohort = () if self.cohort is None else self.cohort.all()
+        for texts in (table, cohort):
+            found: dict[str, None] = {}
+            for text in texts:
+                ancestry = []
+                parent: str | None = text
+                while parent is not None:
+                    lineage = self.scenario.lineage(parent)
+                    ancestry.append(lineage.text)
+                    parent = lineage.parent
+                found.update(dict.fromkeys(reversed(ancestry)))
+            yield list(found)
 
     def snapshots(self, lineage: str) -> list[str]:
         """Lineages of the snapshots that are kept of a suspect's last training: one for each of the fractions."""
@@ -253,13 +265,20 @@ class Zoo:
     def plan(self) -> Iterator[list[tuple[str, ...]]]:
         """Levels of groups: a group trains side by side, a level needs only what the levels before it made.
 
-        The target comes first, as the records of all others tell their agreement with it.
+        The target comes first, as the records of all others tell their agreement with it. The cohort comes last, and
+        shares no group with the table: groups are the same with and without it.
         """
+        planned: set[str] = set()
+        for part in self._parts():
+            yield from self._levels([text for text in part if text not in planned])
+            planned.update(part)
+
+    def _levels(self, texts: Sequence[str]) -> Iterator[list[tuple[str, ...]]]:
         size = self.scenario.group
         levels: dict[int, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for text in self.lineages():
+        for text in texts:
             lineage = self.scenario.lineage(text)
-            depth = 0 if text == "target" else max(1, len(lineage.links) - 1)
+            depth = len(lineage.links) - (lineage.links[0] == "target")
             levels[depth][self._kind(lineage)].append(text)
         for depth in sorted(levels):
             groups = [
@@ -284,7 +303,7 @@ class Zoo:
             return (type(lineage.step).__name__,)
         settings = asdict(training)
         del settings["seed"]
-        rows = len(self.scenario.parts[settings.pop("data")].x)
+        rows = self.scenario.rows(settings.pop("data"))
         return (type(lineage.step).__name__, self.architecture(lineage), rows, *settings.values())
 
     def _cost(self, group: Sequence[str]) -> float:
@@ -295,7 +314,7 @@ class Zoo:
             return 0.0
         model = self.scenario.fresh(self.architecture(lineage), seed=0)
         size = sum(parameter.numel() for parameter in model.parameters())
-        return float(len(group) * size * training.epochs * len(self.scenario.parts[training.data].x))
+        return float(len(group) * size * training.epochs * self.scenario.rows(training.data))
 
 
 def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
@@ -307,7 +326,7 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
         start = time.perf_counter()
         together = "+".join(zoo.identity(text) for text in group)  # a stack's state is that of all its members
         drafts = [_draft(zoo, zoo.scenario.lineage(text), together) for text in group]
-        zoo.scenario.fit(drafts, zoo.scenario.parts)
+        zoo.scenario.fit(drafts, zoo.scenario.examples())
         seconds = (time.perf_counter() - start) / len(group)
         models = dict(zip(group, (draft.model for draft in drafts), strict=True))
         target = models["target"] if "target" in models else zoo.load("target")

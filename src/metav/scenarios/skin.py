@@ -106,7 +106,13 @@ def load(profile: Profile) -> Scenario:
     size = SIZES[profile]
     path, which = located()
     suspects = tuple(_table_3(size))
-    objective = Objective(loss=class_error, imitation=partial(soften, TEMPERATURE, SOFT), outputs=logits, decay=True)
+    objective = Objective(
+        loss=class_error,
+        imitation=partial(soften, TEMPERATURE, SOFT),
+        outputs=logits,
+        decay=True,
+        labelled=partial(torch.argmax, dim=-1),
+    )
     return Scenario(
         name="skin",
         profile=profile,

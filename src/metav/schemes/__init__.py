@@ -1,6 +1,7 @@
 """Ways to make a fingerprint, one file each.
 
 metav       adaptive queries and a meta-verifier (Pan et al., KDD 2022)
+cohort      the target among models that its owner trained by the same recipe (metav's own)
 liteguard   queries with a small verifier each (ICLR 2026)
 ipguard     points next to decision boundaries (Cao et al., AsiaCCS 2021)
 deepfoolfp  the least perturbed adversarial examples (Wang and Chang, ISCAS 2021)
@@ -18,6 +19,7 @@ from metav.errors import UsageError, unknown
 from metav.schemes import base
 from metav.schemes.akh import AKH
 from metav.schemes.base import Ensemble, Needs, Scheme
+from metav.schemes.cohort import Cohort
 from metav.schemes.conferae import ConferAE
 from metav.schemes.deepfool import DeepFoolFP
 from metav.schemes.ipguard import IPGuard
@@ -30,6 +32,7 @@ from metav.text import build, call
 
 SCHEMES: dict[str, type[Scheme]] = {
     "metav": MetaV,
+    "cohort": Cohort,
     "liteguard": LiteGuard,
     "ipguard": IPGuard,
     "deepfoolfp": DeepFoolFP,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
@@ -46,6 +46,8 @@ class Needs:
         Answers it asks a suspect for, for each of N.
     snapshots
         Whether it learns from snapshots of the suspects' trainings too, where there are some.
+    cohort
+        Whether it needs the matched-teacher cohort.
     """
 
     suspect: Answer
@@ -55,6 +57,7 @@ class Needs:
     images: bool = False
     per_query: int = 1
     snapshots: bool = False
+    cohort: bool = False
 
     def lacking(self, spec: Spec) -> str:
         """What models with the interface `spec` do not give, in words; empty if the scheme can be used."""
@@ -66,6 +69,22 @@ class Needs:
         if self.images and len(spec.input_shape) != 3:
             return "images as inputs"
         return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortModels:
+    """The matched-teacher cohort: M `teachers` and R copies of the target, put through each kind of theft.
+
+    `kinds` gives the answers (M + R, n, *output_shape) of one kind's thefts, the teachers' first. Kinds in `near` are
+    told apart on real data, the first being the models as they are; those in `far` anywhere in the box. `others` are
+    further independent models.
+    """
+
+    teachers: int
+    kinds: Mapping[str, Model]
+    near: Sequence[str]
+    far: Sequence[str]
+    others: Sequence[Model] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +101,7 @@ class Ensemble:
     spec: Spec
     data: Tensor
     labels: Tensor | None = None
+    cohort: CohortModels | None = None
 
     def classes(self) -> Tensor:
         """The true classes (n,) of `data`.

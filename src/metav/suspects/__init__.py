@@ -3,7 +3,7 @@
 Positive suspects (derived from the target)
     pruning       weight pruning `wp`, filter pruning `fp`
     finetuning    fine-tuning `ftll` `ftal` `ft`, partial retraining `rtll` `rtal` `rt`
-    distillation  students `distill`
+    distillation  students `distill`, `extract`
 Negative suspects
     independent   training from scratch
 

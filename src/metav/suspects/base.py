@@ -55,14 +55,15 @@ class Draft:
     """A model before its training, and what to train: the trainer changes `model` in place.
 
     `training` is None where nothing is left to train. `trainable` names the parameters that may change; a `teacher`
-    gives the targets of a distillation. A long training saves its state in `checkpoint`. The trainer leaves the state
-    after each epoch of `snapshots` in `kept`.
+    gives the targets of a distillation, and the labels too where the student is `unlabelled`. A long training saves its
+    state in `checkpoint`. The trainer leaves the state after each epoch of `snapshots` in `kept`.
     """
 
     model: nn.Module
     training: Training | None = None
     trainable: tuple[str, ...] = ()
     teacher: nn.Module | None = None
+    unlabelled: bool = False
     checkpoint: Checkpoint | None = None
     snapshots: tuple[int, ...] = ()
     kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)

@@ -14,12 +14,15 @@ class Distillation(Training):
     """Train a new model of architecture `student` on the parent's answers (MetaV, section 5.2, item 3).
 
     How teacher and true labels are mixed is the trainer's, e.g. teacher annealing in `metav.training`. As a lineage:
-    `target>distill(public,10ep,lr=0.003,batch=64,seed=3,student=M)`.
+    `target>distill(public,10ep,lr=0.003,batch=64,seed=3,student=M)`. An extraction, `extract(...)`, is a distillation
+    without true labels: the parent's answers are all that the student has.
     """
 
     student: str
+    labels: int = 1  # 0 for extraction
 
     def draft(self, parent: nn.Module, fresh: Fresh) -> Draft:
         """Return the new student with the parent as its teacher."""
         model = fresh(self.student, self.seed)
-        return Draft(model=model, training=self, trainable=all_names(model), teacher=parent)
+        unlabelled = not self.labels
+        return Draft(model=model, training=self, trainable=all_names(model), teacher=parent, unlabelled=unlabelled)

@@ -25,7 +25,8 @@ STEPS: dict[str, tuple[type[AnyStep], dict[str, Any]]] = {
     "rtll": (Retraining, {"last": 1}),
     "rtal": (Retraining, {"last": 0}),
     "rt": (Retraining, {}),
-    "distill": (Distillation, {}),
+    "distill": (Distillation, {"labels": 1}),
+    "extract": (Distillation, {"labels": 0}),
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from metav.errors import IntegrityError, unknown
+from metav.scorers.cohort import CohortMatch
 
 NEGATIVE, POSITIVE = 0, 1  # the meta-verifier's classes: (p-, p+)
 
@@ -228,7 +229,7 @@ class LocalVerifiers(nn.Module):
         return {"queries": self.queries, "size": self.size}
 
 
-_KINDS: tuple[Any, ...] = (MetaVerifier, LabelAgreement, DecisionDistance, Correlation, LocalVerifiers)
+_KINDS: tuple[Any, ...] = (MetaVerifier, LabelAgreement, DecisionDistance, Correlation, LocalVerifiers, CohortMatch)
 SCORERS: dict[str, Any] = {kind.kind: kind for kind in _KINDS}
 
 

@@ -1,0 +1,114 @@
+"""How much more a suspect's answers match the target than models that the owner trained by the same recipe.
+
+What suspect and target share because of data, task and size, the suspect shares with every such model, a teacher T_j,
+too: for a stranger the target is one more of them, and its match is of the size of theirs. A model derived from the
+target stands out. Each kind of theft was applied to target and teachers alike, and has figures of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+COLUMNS = 8  # of one image: projections of its pixels
+LEAST = 1e-3  # probabilities below are taken for it: what an API that rounds, or leaves classes out, may hide
+CLIP = 2.0  # deviations are squashed to so many of the cohort's spreads
+TOP = 3  # largest matches that are averaged
+MIDDLE, SLOPE = 1.2, 20.0  # of the sigmoid: a rate of 0.5 is 1.2 times the largest value of those known as independent
+TINY = 1e-3  # of a spread of matches
+
+
+def columns(outputs: Tensor, output: str) -> Tensor:
+    """Answers (..., N, *output_shape) of a kind of `output` as real numbers (..., N, c) to compare models by.
+
+    A regression's values are taken as they are; probabilities by their logarithms, centred for each answer; images by
+    random projections of their pixels, the same for all.
+    """
+    if output == "probabilities":
+        logs = outputs.clamp_min(LEAST).log()
+        return logs - logs.mean(-1, keepdim=True)
+    if output == "images":
+        pixels = outputs.flatten(-3)
+        drawn = torch.randn(pixels.shape[-1], COLUMNS, generator=torch.Generator().manual_seed(0))
+        return torch.matmul(pixels, drawn / pixels.shape[-1] ** 0.5)
+    return outputs.flatten(outputs.dim() - 1)
+
+
+class CohortMatch(nn.Module):
+    """Standardised matches of a suspect with the target, of each kind of theft, on three views of the queries.
+
+    The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and s' as the
+    mean and spread of the teachers' answers, S the suspect's deviation from mu in spreads, squashed:
+    z = S' A F / (spread over the teachers of S' A T_j). The rate is the mean of the largest three z, each divided by
+    the largest seen on independent models, in units of the same models' largest mean, through a sigmoid.
+
+    Parameters
+    ----------
+    queries, near, size
+        N, how many of them are the near ones, and the columns of one answer.
+    kinds, teachers
+        K and the number of teachers.
+    output
+        What an answer is, as in `Spec`.
+    """
+
+    kind = "cohort-match"
+    mu: Tensor  # (K, N size)
+    sd: Tensor  # (K, N size)
+    # besides, for each view of w columns: target_VIEW (K, w), which is A F, and cohort_VIEW (K, w, teachers), A T_j
+    tau: Tensor  # (3 K): largest z of independent models, by view and kind
+    top: Tensor  # (): their largest mean of the largest three
+
+    def __init__(self, queries: int, near: int, size: int, kinds: int, teachers: int, output: str) -> None:
+        super().__init__()
+        self.queries, self.near, self.size, self.output = queries, near, size, output
+        self.kinds, self.teachers = kinds, teachers
+        width = queries * size
+        self.register_buffer("mu", torch.zeros(kinds, width))
+        self.register_buffer("sd", torch.ones(kinds, width))
+        for name, (first, last) in self.views().items():
+            self.register_buffer(f"target_{name}", torch.zeros(kinds, last - first))
+            self.register_buffer(f"cohort_{name}", torch.zeros(kinds, last - first, teachers))
+        self.register_buffer("tau", torch.ones(len(self.views()) * kinds))
+        self.register_buffer("top", torch.ones(()))
+
+    def views(self) -> dict[str, tuple[int, int]]:
+        """First column of each view, and the first that is no more of it."""
+        near, width = self.near * self.size, self.queries * self.size
+        return {"near": (0, near), "far": (near, width), "all": (0, width)}
+
+    def matches(self, answers: Tensor) -> Tensor:
+        """Z of models' answers (models, N size), shape (models, 3 K)."""
+        squashed = CLIP * torch.tanh((answers[:, None] - self.mu) / self.sd / CLIP)
+        found = []
+        for name, (first, last) in self.views().items():
+            seen = squashed[..., first:last]
+            own = torch.einsum("mkd,kd->mk", seen, self.get_buffer(f"target_{name}"))
+            others = torch.einsum("mkd,kdt->mkt", seen, self.get_buffer(f"cohort_{name}"))
+            found.append(own / (others.std(-1) + TINY))
+        return torch.cat(found, 1)
+
+    def value(self, answers: Tensor) -> Tensor:
+        """What the rate is made of, of models' answers (models, N size); at most 1 for known independent models."""
+        largest = (self.matches(answers) / self.tau).topk(min(TOP, len(self.tau)), 1).values
+        return largest.mean(1) / self.top
+
+    def calibrate(self, independent: Tensor) -> None:
+        """Set `tau` and `top` by the answers (models, N size) of models that are not derived from the target."""
+        found = self.matches(independent)
+        self.tau.copy_(found.amax(0).clamp_min(2.5))
+        self.top.fill_(1)
+        self.top.copy_(self.value(independent).amax())
+
+    def rate(self, outputs: Tensor) -> float:
+        """Matching rate in [0, 1] of outputs (N, *output_shape)."""
+        with torch.no_grad():
+            value = self.value(columns(outputs, self.output).flatten()[None])
+            return float(torch.sigmoid(SLOPE * (value - MIDDLE))[0])
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        names = ("queries", "near", "size", "kinds", "teachers", "output")
+        return {name: getattr(self, name) for name in names}

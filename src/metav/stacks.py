@@ -1,0 +1,59 @@
+"""Many models at once: perceptrons of one shape by batched products, all others one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+# value by value, so that a stack of models needs no other code for them
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Softsign, nn.Hardtanh, nn.Sigmoid)
+
+
+def together(models: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """One function that gives the answers (B, n, *output_shape) of B models to inputs (n, *input_shape)."""
+    shapes = {(str(model), *(tuple(each.shape) for each in model.parameters())) for model in models}
+    if len(shapes) == 1 and stackable(models[0]):
+        return partial(_side_by_side, models[0], stack_parameters(models))
+    return partial(_one_by_one, list(models))
+
+
+def _side_by_side(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    count = len(next(iter(weights.values())))
+    return batched_mlp(template, weights, x.expand(count, *x.shape))
+
+
+def _one_by_one(models: Sequence[nn.Module], x: Tensor) -> Tensor:
+    return torch.stack([model(x) for model in models])
+
+
+def stackable(model: nn.Module) -> bool:
+    """Whether a model is a multi-layer perceptron that `batched_mlp` can compute."""
+    if not isinstance(model, nn.Sequential):
+        return False
+    return all(isinstance(m, ACTIVATIONS) or (isinstance(m, nn.Linear) and m.bias is not None) for m in model)
+
+
+def stack_parameters(models: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """Parameters of B MLPs by name: weights (B, in, out), which is how gradients come, and biases (B, out)."""
+    named = [dict(model.named_parameters()) for model in models]
+    stacked = {name: torch.stack([each[name].detach() for each in named]) for name in named[0]}
+    return {name: tensor.mT.contiguous() if tensor.dim() == 3 else tensor for name, tensor in stacked.items()}
+
+
+def unstacked(weights: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """Parameters of one of the MLPs of `stack_parameters`, as its state dict has them."""
+    found = {name: tensor[index].detach() for name, tensor in weights.items()}
+    return {name: tensor.mT if tensor.dim() == 2 else tensor for name, tensor in found.items()}
+
+
+def batched_mlp(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Outputs (B, n, out) of B MLPs with the `weights` of `stack_parameters` on their inputs `x` (B, n, in)."""
+    for name, module in template.named_children():
+        if isinstance(module, nn.Linear):
+            x = torch.baddbmm(weights[f"{name}.bias"][:, None], x, weights[f"{name}.weight"])
+        else:
+            x = module(x)
+    return x
