@@ -172,10 +172,13 @@ def _cohort(recipe: Recipe, smoke: bool) -> CohortPlan:
         "RTLL": f"rtll({ten},seed={{seed}})",
         "RTAL": f"rtal({ten},seed={{seed}})",
         "FTAL, long": f"ftal({long},seed={{seed}})",
-        "student S": f"distill(public,{recipe.distillation_epochs}ep,{study},seed={{seed}},student=S)",
-        "student M": f"extract(public,30ep,{study},seed={{seed}},student=M)",
-        "student softsign": f"extract(public,40ep,{study},seed={{seed}},student=softsign)",
-        "student leaky, box": f"extract(box,40ep,{study},seed={{seed}},student=leaky)",
+        **{
+            f"student {size}": f"distill(public,{recipe.distillation_epochs}ep,{study},seed={{seed}},student={size})"
+            for size in HIDDEN
+        },
+        "extraction M": f"extract(public,30ep,{study},seed={{seed}},student=M)",
+        "extraction softsign": f"extract(public,40ep,{study},seed={{seed}},student=softsign)",
+        "extraction leaky, box": f"extract(box,40ep,{study},seed={{seed}},student=leaky)",
     }
     for ratio in (0.3, 0.5, 0.7, 0.8, 0.9):
         kinds[f"WP {ratio}"] = f"wp({ratio})"
@@ -185,13 +188,13 @@ def _cohort(recipe: Recipe, smoke: bool) -> CohortPlan:
     sizes, names, seeds = (("S",), ("leaky",), 1) if smoke else (tuple(HIDDEN), tuple(UNUSUAL), 5)
     others = [_scratch(name, data, recipe, 300) for name in names for data in ("own", "public")]
     more = [(size, data, 310 + seed) for size in sizes for data in ("own", "public") for seed in range(seeds)]
-    inside = ("student S", "student M", "student softsign")
+    inside = ("extraction M", "extraction softsign")
     return CohortPlan(
         teachers=8 if smoke else 256,
         copies=2 if smoke else 12,
         teacher=_scratch("S", "own", recipe, 0).replace("seed=0", "seed={seed}"),
         kinds=kinds,
-        near=tuple(name for name in ("as it is", "FTAL", *inside) if name in kinds),
+        near=tuple(name for name in ("as it is", "FTAL", "student S", *inside) if name in kinds),
         far=tuple(name for name in kinds if name not in inside),
         others=tuple(others + [_scratch(size, data, recipe, seed) for size, data, seed in more]),
     )
