@@ -10,17 +10,19 @@ from functools import partial
 import numpy as np
 
 from metav import cells, engine, schemes
-from metav.cells import Cell, CellResult, Score
+from metav.cells import Cell, CellResult, Protocol, Score
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.scenarios import Suspect
-from metav.scenarios.base import CohortPlan
+from metav.scenarios.base import CohortPlan, Outsider
 from metav.schemes import Ensemble
 from metav.schemes.base import CohortModels
 from metav.spec import Model
 from metav.stacks import together
 from metav.verification import verify
 from metav.zoo import Zoo
+
+_outsiders: dict[str, list[Outsider]] = {}  # by the digest of the target
 
 
 def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[Suspect]]:
@@ -127,28 +129,36 @@ def lacking(zoo: Zoo, scheme: str) -> str:
     return needs.lacking(zoo.scenario.spec)
 
 
+def check_protocol(zoo: Zoo, protocol: Protocol) -> None:
+    """Refuse the open-world protocol for a scenario without an open world."""
+    if protocol == "open-world" and not zoo.scenario.strangers and zoo.scenario.outsiders is None:
+        raise UsageError(
+            f"expected a scenario with an open world, got {zoo.scenario.name}, which has none: use --protocol paper."
+        )
+
+
 def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
-    """Construct on one half of the zoo, score the suspects of the other half."""
+    """Construct on one half of the zoo, score the suspects of the other half, or those of the open world."""
     construction, test = split(zoo.scenario.suspects, cell.repetition)
     construction = few(construction, cell.models)
     start = time.perf_counter()
     fingerprint = construct(zoo, cell.scheme, construction, queries=cell.queries, seed=cell.repetition)
     construct_seconds = time.perf_counter() - start
-    models = [zoo.load(suspect.lineage) for suspect in test]
-    verdicts = [verify(fingerprint, model) for model in models]
+    tested = _of_zoo(zoo, test) if cell.protocol == "paper" else _open_world(zoo)
+    verdicts = [verify(fingerprint, suspect.model) for suspect in tested]
     scores = tuple(
         Score(
             scheme=cell.scheme,
             models=cell.models,
             repetition=cell.repetition,
-            lineage=suspect.lineage,
+            lineage=suspect.name,
             family=suspect.family,
             positive=suspect.positive,
             rate=verdict.rate,
             threshold=verdict.threshold,
-            quality=zoo.record(suspect.lineage).quality,
+            quality=dict(suspect.quality),
         )
-        for suspect, verdict in zip(test, verdicts, strict=True)
+        for suspect, verdict in zip(tested, verdicts, strict=True)
     )
     return CellResult(
         cell=cell,
@@ -158,6 +168,30 @@ def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
     )
 
 
+def _of_zoo(zoo: Zoo, suspects: Sequence[Suspect]) -> list[Outsider]:
+    return [
+        Outsider(
+            name=suspect.lineage,
+            family=suspect.family,
+            positive=suspect.positive,
+            model=zoo.load(suspect.lineage),
+            quality=zoo.record(suspect.lineage).quality,
+        )
+        for suspect in suspects
+    ]
+
+
+def _open_world(zoo: Zoo) -> list[Outsider]:
+    """Strangers and outsiders; a process fits the outsiders of a target once."""
+    scenario, digest = zoo.scenario, zoo.record("target").digest
+    if digest not in _outsiders:
+        target, test = zoo.load("target"), scenario.parts["test"]
+        with engine.one_thread():
+            met = scenario.outsiders(target, scenario.part) if scenario.outsiders else ()
+            _outsiders[digest] = [replace(each, quality=scenario.quality(each.model, target, test)) for each in met]
+    return _of_zoo(zoo, zoo.strangers) + _outsiders[digest]
+
+
 def run(
     zoo: Zoo,
     scheme_names: Sequence[str],
@@ -165,6 +199,7 @@ def run(
     repeats: int = 5,
     queries: int = 100,
     models: Sequence[int] = (0,),
+    protocol: Protocol = "paper",
     jobs: int = 2,
     again: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -176,7 +211,7 @@ def run(
     """
     usable = [name for name in scheme_names if not lacking(zoo, name)]
     wanted = [
-        Cell(scheme=name, repetition=repetition, queries=queries, models=count)
+        Cell(scheme=name, repetition=repetition, queries=queries, models=count, protocol=protocol)
         for name in usable
         for count in models
         for repetition in range(repeats)

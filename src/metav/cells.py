@@ -8,27 +8,34 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 import metav
 from metav import schemes
+from metav.errors import unknown
 from metav.storage import canonical_json, home, make_folder, write_atomic
 from metav.zoo import Zoo
+
+Protocol = Literal["paper", "open-world"]
+PROTOCOLS: tuple[Protocol, ...] = ("paper", "open-world")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One construction and its test: a scheme with its options, and the repetition, which seeds split and scheme.
 
-    `models` is the number of suspects of each side to construct from; 0 for the whole half of the zoo.
+    `models` is the number of suspects of each side to construct from; 0 for the whole half of the zoo. The `protocol`
+    says whom to test: with `paper` the other half of the zoo, with `open-world` the scenario's open world.
     """
 
     scheme: str
     repetition: int
     queries: int
     models: int = 0
+    protocol: Protocol = "paper"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,19 @@ class CellResult:
     scores: tuple[Score, ...]
     construct_seconds: float
     verify_seconds: float
+
+
+def check_protocol(name: str) -> Protocol:
+    """Return a protocol by its name.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name.
+    """
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    return name
 
 
 def path(zoo: Zoo, cell: Cell) -> Path:

@@ -58,6 +58,14 @@ Snapshots = Annotated[
         negative="", help="Keep the weights at several points of each training, for schemes that learn from them."
     ),
 ]
+ProtocolName = Annotated[
+    str,
+    Parameter(
+        name="--protocol",
+        help="paper: test on the other half of the zoo. open-world: on models of kinds that the zoo does not hold.",
+    ),
+]
+OpenWorld = Annotated[bool, Parameter(negative="", help="With the networks of the open world (--protocol open-world).")]
 Again = Annotated[
     bool, Parameter(negative="", help="Compute everything anew, also what an earlier run has computed and kept.")
 ]
@@ -96,6 +104,7 @@ def bench(
     queries: Queries = 100,
     models: Models = None,
     snapshots: Snapshots = False,
+    protocol: ProtocolName = "paper",
     out: Results = None,
     zoo: ZooPath = None,
     data: DataPath = None,
@@ -107,10 +116,12 @@ def bench(
     Interrupted or killed, it goes on where it was.
     """
     from metav import benchmark, schemes
+    from metav.cells import check_protocol
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
 
     names = ["metav"] if scheme is None else scheme
+    tested = check_protocol(protocol)
     schemes.check(names)
     check_queries(queries)
     _at_least_one("repeats", repeats)
@@ -118,28 +129,40 @@ def bench(
     for count in models or ():
         _at_least_one("models", count)
     cohort = any(schemes.get(name).needs.cohort for name in names)
-    found = _zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort)
+    open_world = tested == "open-world"
+    found = _zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
+    benchmark.check_protocol(found, tested)
     for count in models or ():
         benchmark.few(benchmark.split(found.scenario.suspects, 0)[0], count)
     lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
     if len(lacking) == len(names):
         schemes.require(names[0], found.scenario.spec)
     found.prepare()
-    folder = make_folder(out or Path("metav-results") / (scenario if profile == "cpu" else f"{scenario}-{profile}"))
+    parts = [scenario, *([] if profile == "cpu" else [profile]), *([] if tested == "paper" else [tested])]
+    folder = make_folder(out or Path("metav-results") / "-".join(parts))
     _build(found, jobs)
     counts = models or [0]
     with progress_bar("constructing fingerprints", (len(names) - len(lacking)) * len(counts) * repeats) as progress:
         results = benchmark.run(
-            found, names, repeats=repeats, queries=queries, models=counts, jobs=jobs, again=again, progress=progress
+            found,
+            names,
+            repeats=repeats,
+            queries=queries,
+            models=counts,
+            protocol=tested,
+            jobs=jobs,
+            again=again,
+            progress=progress,
         )
     from metav import report
-    from metav.results import METRICS, title
+    from metav.results import COUNTS, METRICS, title
 
     rows = report.write(folder, found.scenario, results, _command(), lacking)
-    table = Table("scheme", "ARUC", "ARUC exact", "AUC", "robustness at 100 % uniqueness", "construction, s")
+    heads = ["ARUC", "ARUC exact", "AUC", "robustness at 100 % uniqueness", "false accusations", "missed"]
+    table = Table("scheme", *heads, "construction, s")
     for row in rows:
-        metrics = (row[key] for key in METRICS)
-        table.add_row(title(row), *(report.cell(m) for m in metrics), report.cell(row["construct_seconds"], 1))
+        shown = [report.cell(row[key]) for key in METRICS] + [report.cell(row[key], 1) for key in COUNTS]
+        table.add_row(title(row), *shown, report.cell(row["construct_seconds"], 1))
     output().print(table)
     output().print(f"Report, results and figures are in {folder}/: open {folder / 'report.md'}.", soft_wrap=True)
     return 0
@@ -154,11 +177,12 @@ def build(
     data: DataPath = None,
     snapshots: Snapshots = False,
     cohort: Cohort = False,
+    open_world: OpenWorld = False,
     jobs: Jobs = 2,
 ) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     _at_least_one("jobs", jobs)
-    found = _zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort)
+    found = _zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
     found.prepare()
     _build(found, jobs)
     output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
@@ -336,7 +360,14 @@ def inspect(file: File) -> int:
 
 
 def _zoo(
-    name: str, profile: str, folder: Path | None, data: Path | None, *, snapshots: bool = False, cohort: bool = False
+    name: str,
+    profile: str,
+    folder: Path | None,
+    data: Path | None,
+    *,
+    snapshots: bool = False,
+    cohort: bool = False,
+    open_world: bool = False,
 ) -> ZooFolder:
     if data is not None:
         os.environ["METAV_DATA"] = str(data)  # for the worker processes too
@@ -344,7 +375,7 @@ def _zoo(
     from metav.zoo import SNAPSHOTS, Zoo
 
     scenario: Scenario = scenarios.load(name, profile)
-    return Zoo(scenario, folder, SNAPSHOTS if snapshots else (), cohort=cohort)
+    return Zoo(scenario, folder, SNAPSHOTS if snapshots else (), cohort=cohort, open_world=open_world)
 
 
 def _build(found: ZooFolder, jobs: int) -> None:

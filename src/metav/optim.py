@@ -1,4 +1,7 @@
-"""Adam without the optimiser class of torch, whose first use imports the compiler: 1 s and 150 MB in each process."""
+"""Adam and SGD without the optimiser classes of torch.
+
+Their first use imports the compiler: 1 s and 150 MB in each process.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,15 @@ class Adam:
         Learning rate, above 0.
     betas
         Decay rates of the two moments, each in [0, 1).
+    decay
+        Weight decay: a step takes its share lr x decay of each weight (AdamW, Loshchilov and Hutter, ICLR 2019).
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999), decay: float = 0.0
+    ) -> None:
         self.parameters = list(parameters)
-        self.lr, self.betas = lr, betas
+        self.lr, self.betas, self.decay = lr, betas, decay
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.steps = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
@@ -49,10 +56,34 @@ class Adam:
                 beta1=self.betas[0],
                 beta2=self.betas[1],
                 lr=self.lr,
-                weight_decay=0.0,
+                weight_decay=self.decay,
+                decoupled_weight_decay=self.decay > 0,
                 eps=1e-8,
                 maximize=False,
             )
+
+
+class SGD:
+    """Stochastic gradient descent with momentum 0.9, otherwise as `Adam`."""
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, decay: float = 0.0) -> None:
+        self.parameters = list(parameters)
+        self.lr, self.decay = lr, decay
+        self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
+
+    def state(self, prefix: str = "sgd") -> dict[str, Tensor]:
+        """The tensors that `step` changes besides the parameters, by name."""
+        return {f"{prefix}.velocity.{index}": each for index, each in enumerate(self.velocities)}
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Change the parameters by one step down their `gradients`."""
+        with torch.no_grad():
+            for parameter, velocity, gradient in zip(self.parameters, self.velocities, gradients, strict=True):
+                velocity.mul_(0.9).add_(gradient)
+                parameter.mul_(1 - self.lr * self.decay).sub_(self.lr * velocity)
+
+
+OPTIMISERS = {"adam": Adam, "sgd": SGD}
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:

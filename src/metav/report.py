@@ -18,6 +18,8 @@ _TITLES = {
     "aruc_exact": "ARUC (exact, ceiling 1)",
     "auc": "AUC",
     "robustness_at_full_uniqueness": "robustness at 100 % uniqueness",
+    "false_accusations": "false accusations at the fingerprint's own threshold",
+    "missed": "missed at that threshold",
     "construct_seconds": "construction, s",
     "verify_seconds": "verification of all test suspects, s",
 }
@@ -64,19 +66,20 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     first = rows[0]
     environment = first["environment"]
     lines = [
-        f"# {first['scenario']}, profile {first['profile']}",
+        f"# {first['scenario']}, profile {first['profile']}, protocol {first['protocol']}",
         "",
         f"`{first['command']}` on {environment['date']}: {first['repeats']} repetitions, {first['queries']} queries, "
         f"{environment['processor']} ({environment['cores']} cores), Python {environment['python']}, "
         f"torch {environment['torch']}, metav {environment['metav']}.",
         "",
-        "Mean over repetitions ± half-width of the 95 % interval, test suspects only.",
+        f"{first['positives']} derived and {first['negatives']} independent test suspects in each repetition. "
+        "Mean over repetitions ± half-width of the 95 % interval.",
         "",
         "| | " + " | ".join(f"`{results.title(row)}`" for row in rows) + " |",
         "|---|" + "---|" * len(rows),
     ]
     for key, title in _TITLES.items():
-        digits = 2 if key.endswith("seconds") else 3
+        digits = 2 if key.endswith("seconds") else 1 if key in results.COUNTS else 3
         lines.append(f"| {title} | " + " | ".join(cell(row[key], digits) for row in rows) + " |")
     qualities = list(next(iter(first["by_lineage"].values()))["quality"])
     for row in rows:

@@ -24,6 +24,7 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "auc": evaluation.auc,
     "robustness_at_full_uniqueness": evaluation.robustness_at_full_uniqueness,
 }
+COUNTS = ("false_accusations", "missed")
 
 
 def frame(results: Sequence[CellResult]) -> pd.DataFrame:
@@ -52,7 +53,7 @@ def rows(
     """
     kinds = dict.fromkeys((result.cell.scheme, result.cell.models) for result in results)
     found = [_row(scenario, [r for r in results if (r.cell.scheme, r.cell.models) == kind], command) for kind in kinds]
-    none = dict.fromkeys((*METRICS, "construct_seconds", "verify_seconds"))
+    none = dict.fromkeys((*METRICS, *COUNTS, "construct_seconds", "verify_seconds"))
     return found + [
         {**found[0], **none, "scheme": name, "models": None, "by_lineage": {}, "not_applicable": f"needs {reason}"}
         for name, reason in (lacking or {}).items()
@@ -62,9 +63,10 @@ def rows(
 def _row(scenario: Scenario, results: Sequence[CellResult], command: str) -> dict[str, Any]:
     cell = results[0].cell
     scores = frame(results)
+    repetitions = list(scores.groupby("repetition"))
     sides = [
         (part.loc[part.positive, "rate"].to_numpy(), part.loc[~part.positive, "rate"].to_numpy())
-        for _, part in scores.groupby("repetition")
+        for _, part in repetitions
     ]
     return {
         "scenario": scenario.name,
@@ -72,8 +74,13 @@ def _row(scenario: Scenario, results: Sequence[CellResult], command: str) -> dic
         "scheme": cell.scheme,
         "queries": cell.queries,
         "models": cell.models or None,
+        "protocol": cell.protocol,
         "repeats": len(results),
+        "positives": int(scores[scores.repetition == cell.repetition].positive.sum()),
+        "negatives": int((~scores[scores.repetition == cell.repetition].positive).sum()),
         **{name: _summary([metric(p, n) for p, n in sides]) for name, metric in METRICS.items()},
+        "false_accusations": _summary([int((part.derived & ~part.positive).sum()) for _, part in repetitions]),
+        "missed": _summary([int((~part.derived & part.positive).sum()) for _, part in repetitions]),
         "construct_seconds": _summary([result.construct_seconds for result in results]),
         "verify_seconds": _summary([result.verify_seconds for result in results]),
         "by_lineage": _by_lineage(scenario, scores, results[0].scores[0].quality),
@@ -85,7 +92,8 @@ def _row(scenario: Scenario, results: Sequence[CellResult], command: str) -> dic
 def _by_lineage(scenario: Scenario, scores: pd.DataFrame, qualities: Iterable[str]) -> dict[str, Any]:
     """Per row of the zoo's table: test scores over all repetitions, their mean, and the share called derived."""
     found = {}
-    for family in dict.fromkeys(suspect.family for suspect in scenario.suspects):
+    known = [suspect.family for suspect in (*scenario.suspects, *scenario.strangers)]
+    for family in dict.fromkeys([*known, *scores.family]):
         mine = scores[scores.family == family]
         if len(mine):
             found[family] = {

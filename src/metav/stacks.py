@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 # value by value, so that a stack of models needs no other code for them
-ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Softsign, nn.Hardtanh, nn.Sigmoid)
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.SiLU, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Sigmoid)
 
 
 def together(models: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:

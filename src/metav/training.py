@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, huber_loss
 
 from metav.checkpoint import Checkpoint
-from metav.optim import Adam
+from metav.errors import unknown
+from metav.optim import OPTIMISERS
 from metav.stacks import batched_mlp, stack_parameters, stackable, unstacked
 from metav.suspects.base import Draft, Training, seeded
 
@@ -55,6 +56,8 @@ class Objective:
         Whether the learning rate goes to 0: it rises over the first tenth of the steps and falls linearly after it.
     labelled
         Labels from a teacher's outputs, for students that have no others; a regression's are the outputs themselves.
+    losses
+        Other losses than `loss`, by name; a student that names one mixes it as `anneal` does.
     """
 
     loss: Loss
@@ -62,11 +65,43 @@ class Objective:
     outputs: Callable[[nn.Module, Tensor], Tensor] = direct
     decay: bool = False
     labelled: Callable[[Tensor], Tensor] = torch.clone
+    losses: Mapping[str, Loss] = field(default_factory=dict)
+
+    def of(self, training: Training) -> Objective:
+        """The objective with the loss that a training names.
+
+        Raises
+        ------
+        UsageError
+            There is no loss of that name.
+        """
+        if not training.loss:
+            return self
+        if training.loss not in self.losses:
+            raise unknown("loss", training.loss, self.losses)
+        named = self.losses[training.loss]
+        return replace(self, loss=named, imitation=partial(anneal, named))
 
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Absolute error of each example of a regression, mean over its outputs."""
     return (outputs - targets).abs().mean(-1)
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Squared error of each example of a regression, mean over its outputs."""
+    return (outputs - targets).square().mean(-1)
+
+
+def huber_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Squared error up to 5, linear beyond, of each example of a regression; mean over its outputs."""
+    return huber_loss(outputs, targets, reduction="none", delta=5.0).mean(-1)
+
+
+def quantile_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Pinball loss of the quantile 0.6, of each example of a regression; mean over its outputs."""
+    missed = targets - outputs
+    return torch.maximum(0.6 * missed, -0.4 * missed).mean(-1)
 
 
 def class_error(logits: Tensor, classes: Tensor) -> Tensor:
@@ -197,7 +232,8 @@ def _descend(
     The examples are along axis `examples`; models along the axes before it share no weights, so that the sum of their
     losses keeps their gradients apart. `state` is what else changes: batch statistics.
     """
-    optimiser, masks = Adam(learnt.values(), training.lr), kept(learnt)
+    objective, masks = objective.of(training), kept(learnt)
+    optimiser = OPTIMISERS[training.optimiser](learnt.values(), training.lr, decay=training.decay)
     live = {**state, **{f"learnt.{name}": each for name, each in learnt.items()}, **optimiser.state()}
     done = checkpoint.resume(live) if checkpoint else 0
     for epoch, (x, y, taught) in enumerate(islice(epochs, done, training.until or None), done):
@@ -241,5 +277,5 @@ def _kin(draft: Draft, parts: Mapping[str, Part]) -> tuple[object, ...]:
         return (id(draft),)
     shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
     rows = len(parts[training.data].x)
-    same = (training.epochs, training.until, training.lr, training.batch, rows)
-    return (str(model), shapes, draft.trainable, draft.unlabelled, *same)
+    settings = {**asdict(training), "data": rows, "seed": 0}
+    return (str(model), shapes, draft.trainable, draft.unlabelled, *settings.values())

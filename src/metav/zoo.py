@@ -24,6 +24,7 @@ from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
 from metav.scenarios import Scenario
 from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors, write_atomic
 from metav.suspects import Draft, Lineage
+from metav.suspects.facade import Change
 
 SNAPSHOTS = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85)  # of a training: where LiteGuard takes them from
 FORMAT = 2  # of the files, and of how models are trained: another number is another zoo
@@ -52,17 +53,24 @@ class Zoo:
     """The suspects of `scenario` in `folder` (by default below the cache folder).
 
     With `snapshots`, fractions of a training, the weights at these points of each suspect's last training are kept too;
-    with `cohort` the scenario's matched-teacher cohort.
+    with `cohort` the scenario's matched-teacher cohort, with `open_world` its strangers.
 
     A suspect's identity is a hash of its full lineage (which holds its parents') and of the scenario's settings. Its
     weights are written first and its record last, both atomically, so that a suspect is there in whole or not at all.
     """
 
     def __init__(
-        self, scenario: Scenario, folder: Path | None = None, snapshots: Sequence[float] = (), *, cohort: bool = False
+        self,
+        scenario: Scenario,
+        folder: Path | None = None,
+        snapshots: Sequence[float] = (),
+        *,
+        cohort: bool = False,
+        open_world: bool = False,
     ) -> None:
         self.scenario = scenario
         self.cohort = scenario.cohort if cohort else None
+        self.strangers = scenario.strangers if open_world else ()
         self.fractions = tuple(snapshots)
         self.folder = folder or home() / "zoo" / scenario.name / scenario.profile
         self.settings = {"format": str(FORMAT), **scenario.settings()}
@@ -75,14 +83,15 @@ class Zoo:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def lineages(self) -> list[str]:
-        """All lineages of the zoo in canonical form: target, suspects, cohort, and any model between two of them."""
+        """All lineages of the zoo in canonical form: target, suspects, and any model between two of them."""
         return list(dict.fromkeys(chain.from_iterable(self._parts())))
 
     def _parts(self) -> Iterator[list[str]]:
-        """The lineages of the scenario's table, then the cohort's, each with those of all ancestors before its own."""
+        """The lineages of the table, of the cohort and of the strangers, each after those of all its ancestors."""
         table = ("target", *(suspect.lineage for suspect in self.scenario.suspects))
         cohort = () if self.cohort is None else self.cohort.all()
-        for texts in (table, cohort):
+        strangers = (suspect.lineage for suspect in self.strangers)
+        for texts in (table, cohort, strangers):
             found: dict[str, None] = {}
             for text in texts:
                 ancestry = []
@@ -202,9 +211,16 @@ class Zoo:
                 f"expected weights with digest {record.digest[:12]} in {str(path)!r}, got {meta['digest'][:12]}: {mend}"
             )
         with torch.device("meta"):  # shapes alone: the file's pages, mapped into memory, are the weights
-            model = self.scenario.fresh(meta["architecture"], seed=0)
+            model = self._shell(self.scenario.lineage(lineage))
         model.load_state_dict(tensors, assign=True)
         return model.eval().requires_grad_(False)
+
+    def _shell(self, lineage: Lineage) -> nn.Module:
+        """A model of a lineage's architecture, with any weights, behind what changes its answers."""
+        if isinstance(lineage.step, Change):
+            assert lineage.parent is not None  # noqa: S101 (only a new model has no parent)
+            return lineage.step.wrap(self._shell(self.scenario.lineage(lineage.parent)))
+        return self.scenario.fresh(self.architecture(lineage), seed=0)
 
     def verify(self) -> list[str]:
         """Check every suspect; return one sentence for each that is missing or damaged."""
@@ -265,8 +281,8 @@ class Zoo:
     def plan(self) -> Iterator[list[tuple[str, ...]]]:
         """Levels of groups: a group trains side by side, a level needs only what the levels before it made.
 
-        The target comes first, as the records of all others tell their agreement with it. The cohort comes last, and
-        shares no group with the table: groups are the same with and without it.
+        The target comes first, as the records of all others tell their agreement with it. Cohort and
+        strangers come last, and share no group with the table: groups are the same with and without them.
         """
         planned: set[str] = set()
         for part in self._parts():
@@ -326,7 +342,8 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
         start = time.perf_counter()
         together = "+".join(zoo.identity(text) for text in group)  # a stack's state is that of all its members
         drafts = [_draft(zoo, zoo.scenario.lineage(text), together) for text in group]
-        zoo.scenario.fit(drafts, zoo.scenario.examples())
+        data = {draft.training.data for draft in drafts if draft.training is not None}
+        zoo.scenario.fit(drafts, {**zoo.scenario.parts, **{name: zoo.scenario.part(name) for name in data}})
         seconds = (time.perf_counter() - start) / len(group)
         models = dict(zip(group, (draft.model for draft in drafts), strict=True))
         target = models["target"] if "target" in models else zoo.load("target")

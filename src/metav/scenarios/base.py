@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
 
@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from metav.errors import unknown
-from metav.spec import Spec
+from metav.spec import Model, Spec
 from metav.suspects import Draft, Lineage, parse
 from metav.suspects.base import seeded
 from metav.training import Part
 
 Profile = Literal["smoke", "cpu", "paper"]
-BOX = "box"
+MADE = ("box", "corners", "noisy", "mixed")  # of public inputs
+FEW = 5  # one public example of so many
 TEACHER_SEED, THEFT_SEED = 10_000, 20_000  # of the first; no suspect of a zoo has seeds as high
 PROFILES: tuple[Profile, ...] = ("smoke", "cpu", "paper")
 
@@ -30,6 +31,17 @@ class Suspect:
     lineage: str
     family: str
     positive: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outsider:
+    """A suspect in hand, whether or not it has a lineage: what it truly is, and its figures of quality."""
+
+    name: str
+    family: str
+    positive: bool
+    model: Model
+    quality: Mapping[str, float] = field(default_factory=dict)
 
 
 def thin(suspects: Sequence[Suspect], most: int = 4) -> tuple[Suspect, ...]:
@@ -115,6 +127,10 @@ class Scenario:
         is on disk as soon as it is trained.
     cohort
         What the matched-teacher cohort consists of, where the scenario has one.
+    strangers
+        Suspects of kinds that neither the table nor the cohort holds, for the open-world protocol alone.
+    outsiders
+        (target, part by name) -> further ones, which are not trained by the zoo.
     """
 
     name: str
@@ -125,28 +141,46 @@ class Scenario:
     target: str
     suspects: tuple[Suspect, ...]
     fit: Callable[[Sequence[Draft], Mapping[str, Part]], None]
-    quality: Callable[[nn.Module, nn.Module, Part], dict[str, float]]
+    quality: Callable[[Model, Model, Part], dict[str, float]]
     method: str
     data: str = ""
     group: int = 16  # side by side: more bring little, fewer spread better over processes
     cohort: CohortPlan | None = None
+    strangers: tuple[Suspect, ...] = ()
+    outsiders: Callable[[Model, Callable[[str], Part]], Iterable[Outsider]] | None = None
 
     def lineage(self, text: str) -> Lineage:
         """Parse a lineage in which `target` stands for this scenario's target."""
         return parse(text, self.target)
 
     def rows(self, data: str) -> int:
-        """Number of examples of a part, or of `box`."""
-        return len(self.parts["public" if data == BOX else data].x)
+        """Number of examples of a part."""
+        public = len(self.parts["public"].x)
+        return {"few": public // FEW, **dict.fromkeys(MADE, public)}.get(data) or len(self.parts[data].x)
 
-    def examples(self) -> dict[str, Part]:
-        """The parts, and `box`: as many inputs as there are public ones, drawn evenly from the box; their `y` is 0.
+    def part(self, data: str) -> Part:
+        """A part by its name, or what an attacker makes of the public one, which is no setting of its own.
 
-        They follow from the other parts and the interface, so that they are no settings of their own.
+        `few` is the first fifth of it. As many inputs as it has, of which nobody knows the answers (`y` is 0): `box`,
+        drawn evenly from the box, and `corners` of the box; `noisy` public ones; and `mixed` ones, with three in ten
+        values from another.
         """
-        public, span = self.parts["public"], self.spec.high - self.spec.low
-        drawn = torch.rand(public.x.shape, generator=torch.Generator().manual_seed(0))
-        return {**self.parts, BOX: Part(x=self.spec.low + span * drawn, y=torch.zeros_like(public.y))}
+        public, spec = self.parts["public"], self.spec
+        if data == "few":
+            return Part(x=public.x[: self.rows("few")], y=public.y[: self.rows("few")])
+        if data not in MADE:
+            return self.parts[data]
+        generator = torch.Generator().manual_seed(MADE.index(data))
+        even, noise = (draw(public.x.shape, generator=generator) for draw in (torch.rand, torch.randn))
+        other = public.x[torch.randperm(len(public.x), generator=generator)]
+        middle, half = (spec.high + spec.low) / 2, (spec.high - spec.low) / 2
+        x = {
+            "box": lambda: middle + half * (2 * even - 1),
+            "corners": lambda: middle + half * noise.sign(),
+            "noisy": lambda: (public.x + 0.3 * half * noise).clamp(spec.low, spec.high),
+            "mixed": lambda: torch.where(even < 0.3, other, public.x),
+        }[data]()
+        return Part(x=x, y=torch.zeros_like(public.y))
 
     def fresh(self, architecture: str, seed: int) -> nn.Module:
         """Return a new model of a named architecture with weights drawn from `seed`."""

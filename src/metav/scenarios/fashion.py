@@ -17,7 +17,7 @@ from metav.scenarios.base import Profile, Scenario, Suspect, thin
 from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist, located
 from metav.scenarios.fashion_judge import features, frechet, judge, same_garment
 from metav.scenarios.fashion_nets import LATENT, PENALTY, dcgan, perceptrons
-from metav.spec import Spec
+from metav.spec import Model, Spec
 from metav.training import Part
 
 # Codes are trained from N(0, 1). With this box a query starts from the same law, as far as two moments tell:
@@ -100,7 +100,7 @@ def load(profile: Profile) -> Scenario:
     )
 
 
-def quality(model: nn.Module, target: nn.Module, test: Part, *, own: int) -> dict[str, float]:
+def quality(model: Model, target: Model, test: Part, *, own: int) -> dict[str, float]:
     """Frechet distance of generated to real test images, and agreement with the target.
 
     Agreement is the share of codes from which both make the same garment, as a classifier sees it, that was trained

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from metav.scenarios.base import Profile, Scenario, Suspect, thin
 from metav.scenarios.skin_data import CLASSES, dermamnist, garments, located
 from metav.scenarios.skin_nets import Classifier, alexnet, densenet, resnet, squeezenet, vgg
-from metav.spec import Spec
+from metav.spec import Model, Spec
 from metav.training import Objective, Part, class_error, fit, soften
 
 SPLIT_SEED = 0
@@ -135,7 +135,7 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
     return model.logits(x)
 
 
-def quality(model: nn.Module, target: nn.Module, test: Part) -> dict[str, float]:
+def quality(model: Model, target: Model, test: Part) -> dict[str, float]:
     """Accuracy, and agreement: the share of test images to which model and target give the same class."""
     classes, reference = _classes(model, test.x), _classes(target, test.x)
     return {
@@ -144,7 +144,7 @@ def quality(model: nn.Module, target: nn.Module, test: Part) -> dict[str, float]
     }
 
 
-def _classes(model: nn.Module, x: Tensor) -> Tensor:
+def _classes(model: Model, x: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.cat([model(images).argmax(1) for images in x.split(256)])
 

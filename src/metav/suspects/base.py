@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from metav.checkpoint import Checkpoint
-from metav.errors import UsageError
+from metav.errors import UsageError, unknown
+from metav.optim import OPTIMISERS
 
 Fresh: TypeAlias = Callable[[str, int], nn.Module]
 """A new model from the name of its architecture and the seed of its weights."""
@@ -24,7 +25,8 @@ class Training:
 
     `epochs` and `batch` (examples a step) are at least 1, `lr` (Adam's rate) is above 0; `seed` fixes the initial
     weights of new layers and the order of the examples. With `until` above 0 the training stops after so many of its
-    epochs: a snapshot of the whole one.
+    epochs: a snapshot of the whole one. `loss` names another loss than the scenario's own, `optimiser` is `adam` or
+    `sgd`, `decay` the weight decay: a step takes its share lr x decay of each weight.
     """
 
     data: str
@@ -33,6 +35,9 @@ class Training:
     batch: int
     seed: int
     until: int = 0
+    loss: str = ""
+    optimiser: str = "adam"
+    decay: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, low in (
@@ -46,6 +51,10 @@ class Training:
             raise UsageError(
                 f"expected until from 0 to below {self.epochs} epochs, got {self.until}: change the lineage."
             )
+        if self.optimiser not in OPTIMISERS:
+            raise unknown("optimiser", self.optimiser, OPTIMISERS)
+        if not 0 <= self.decay < math.inf:
+            raise UsageError(f"expected a finite weight decay of at least 0, got {self.decay}: change the lineage.")
         if not 0 < self.lr < math.inf:
             raise UsageError(f"expected a finite learning rate lr above 0, got {self.lr}: change the lineage.")
 

@@ -8,12 +8,27 @@ from typing import Any
 from metav.errors import unknown
 from metav.suspects.base import Training
 from metav.suspects.distillation import Distillation
+from metav.suspects.facade import AnswerNoise, Clipping, Rescaling, Rounding
 from metav.suspects.finetuning import FineTuning, Retraining
 from metav.suspects.independent import Independent
+from metav.suspects.perturbation import Quantisation, WeightNoise
 from metav.suspects.pruning import FilterPruning, WeightPruning
 from metav.text import build, call, render
 
-AnyStep = Independent | Distillation | FineTuning | Retraining | WeightPruning | FilterPruning
+AnyStep = (
+    Independent
+    | Distillation
+    | FineTuning
+    | Retraining
+    | WeightPruning
+    | FilterPruning
+    | Quantisation
+    | WeightNoise
+    | Rounding
+    | AnswerNoise
+    | Clipping
+    | Rescaling
+)
 
 # name in a lineage -> class, values it fixes
 STEPS: dict[str, tuple[type[AnyStep], dict[str, Any]]] = {
@@ -27,6 +42,12 @@ STEPS: dict[str, tuple[type[AnyStep], dict[str, Any]]] = {
     "rt": (Retraining, {}),
     "distill": (Distillation, {"labels": 1}),
     "extract": (Distillation, {"labels": 0}),
+    "quantise": (Quantisation, {}),
+    "jitter": (WeightNoise, {}),
+    "rounded": (Rounding, {}),
+    "noisy": (AnswerNoise, {}),
+    "clipped": (Clipping, {}),
+    "rescaled": (Rescaling, {}),
 }
 
 
