@@ -164,8 +164,12 @@ def _estimators() -> Mapping[str, Callable[[], Any]]:
     gaussian = 1.0 * RBF(5.0) + WhiteKernel(1.0)
     quadratic = PolynomialFeatures(2, interaction_only=True)
     return {
-        "perceptron, tanh": lambda: MLPRegressor((50,), activation="tanh", alpha=1.0, max_iter=60, random_state=0),
-        "perceptron, lbfgs": lambda: MLPRegressor((30,), solver="lbfgs", alpha=10.0, max_iter=200, random_state=0),
+        "perceptron, tanh": lambda: MLPRegressor(
+            hidden_layer_sizes=(50,), activation="tanh", alpha=1.0, max_iter=60, random_state=0
+        ),
+        "perceptron, lbfgs": lambda: MLPRegressor(
+            hidden_layer_sizes=(30,), solver="lbfgs", alpha=10.0, max_iter=200, random_state=0
+        ),
         "gradient boosting": lambda: HistGradientBoostingRegressor(random_state=0),
         "gradient boosting, absolute": lambda: HistGradientBoostingRegressor(
             loss="absolute_error", max_iter=60, random_state=0
@@ -174,7 +178,7 @@ def _estimators() -> Mapping[str, Callable[[], Any]]:
         "gaussian process": lambda: GaussianProcessRegressor(gaussian, optimizer=None, normalize_y=True),
         "laplacian kernel": lambda: KernelRidge(kernel="laplacian", alpha=1.0, gamma=0.02),
         "quadratic kernel": lambda: KernelRidge(kernel="poly", degree=2, alpha=5.0),
-        "elastic net": lambda: ElasticNet(0.05),
+        "elastic net": lambda: ElasticNet(alpha=0.05),
         "median regression": lambda: QuantileRegressor(alpha=0.01, solver="highs"),
         "huber regression": lambda: HuberRegressor(max_iter=500),
         "quadratic": lambda: make_pipeline(quadratic, RidgeCV([30.0, 300.0])),
@@ -196,5 +200,7 @@ def _extractors() -> Mapping[str, Callable[[], Any]]:
         "extra trees": lambda: ExtraTreesRegressor(100, random_state=0),
         "laplacian kernel": lambda: KernelRidge(kernel="laplacian", alpha=0.05, gamma=0.02),
         "quadratic": lambda: make_pipeline(PolynomialFeatures(2, interaction_only=True), RidgeCV([1.0, 10.0])),
-        "perceptron, tanh": lambda: MLPRegressor((80,), activation="tanh", max_iter=150, random_state=0),
+        "perceptron, tanh": lambda: MLPRegressor(
+            hidden_layer_sizes=(80,), activation="tanh", max_iter=150, random_state=0
+        ),
     }
