@@ -100,8 +100,6 @@ def _cohort(zoo: Zoo, plan: CohortPlan) -> CohortModels:
     return CohortModels(
         teachers=plan.teachers,
         kinds={kind: together([zoo.load(each) for each in plan.lineages(kind)]) for kind in plan.kinds},
-        near=plan.near,
-        far=plan.far,
         others=[zoo.load(each) for each in plan.others],
     )
 

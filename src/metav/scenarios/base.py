@@ -67,9 +67,7 @@ class CohortPlan:
     teacher
         Lineage of a teacher, with `{seed}` where its seed stands.
     kinds
-        Kind of theft -> links that make a theft from a model, with `{seed}`; none for the model as it is.
-    near, far
-        Kinds that are told apart on real data, and those that are anywhere in the box.
+        Kind of theft -> links that make a theft from a model, with `{seed}`; first, without links, the model as it is.
     others
         Lineages of a few independent models of more varied kinds than the zoo's.
     """
@@ -78,8 +76,6 @@ class CohortPlan:
     copies: int
     teacher: str
     kinds: Mapping[str, str]
-    near: tuple[str, ...]
-    far: tuple[str, ...]
     others: tuple[str, ...] = ()
 
     def all(self) -> tuple[str, ...]:

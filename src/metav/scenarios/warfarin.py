@@ -168,14 +168,11 @@ def _cohort(recipe: Recipe, smoke: bool) -> CohortPlan:
     sizes, names, seeds = (("S",), ("leaky",), 1) if smoke else (tuple(HIDDEN), tuple(UNUSUAL), 5)
     others = [_scratch(name, data, recipe, 300) for name in names for data in ("own", "public")]
     more = [(size, data, 310 + seed) for size in sizes for data in ("own", "public") for seed in range(seeds)]
-    inside = ("extraction M", "extraction softsign")
     return CohortPlan(
         teachers=8 if smoke else 256,
         copies=2 if smoke else 12,
         teacher=_scratch("S", "own", recipe, 0).replace("seed=0", "seed={seed}"),
         kinds=kinds,
-        near=tuple(name for name in ("as it is", "FTAL", "student S", *inside) if name in kinds),
-        far=tuple(name for name in kinds if name not in inside),
         others=tuple(others + [_scratch(size, data, recipe, seed) for size, data, seed in more]),
     )
 

@@ -75,15 +75,12 @@ class Needs:
 class CohortModels:
     """The matched-teacher cohort: M `teachers` and R copies of the target, put through each kind of theft.
 
-    `kinds` gives the answers (M + R, n, *output_shape) of one kind's thefts, the teachers' first. Kinds in `near` are
-    told apart on real data, the first being the models as they are; those in `far` anywhere in the box. `others` are
-    further independent models.
+    `kinds` gives the answers (M + R, n, *output_shape) of each kind's thefts, the teachers' first; the first kind is
+    the models as they are. `others` are further independent models.
     """
 
     teachers: int
     kinds: Mapping[str, Model]
-    near: Sequence[str]
-    far: Sequence[str]
     others: Sequence[Model] = ()
 
 

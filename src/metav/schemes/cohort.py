@@ -10,7 +10,7 @@ s' A s.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -82,33 +82,28 @@ class Cohort:
         return Fingerprint(queries=x, scorer=scorer.eval(), spec=ensemble.spec, provenance=provenance)
 
     def _choose(self, answers: Answers, queries: int, near: int, generator: torch.Generator) -> Tensor:
-        """Real data for the near queries, told apart by the near kinds; then anything for the far ones."""
+        """Real data for the near queries, anything for the far ones."""
         x, real = candidates(answers.ensemble, self.pool, generator)
-        cohort, kinds = answers.cohort, answers.all_moments(x)
-        chosen = choose({kind: kinds[kind] for kind in cohort.near}, near, real, self.ridge)
+        kinds = list(answers.all_moments(x).values())
+        chosen = choose(kinds, near, real, self.ridge)
         free = torch.ones(len(x), dtype=torch.bool)
         free[chosen] = False
-        chosen += choose({kind: kinds[kind] for kind in cohort.far}, queries - near, free, self.ridge)
-        return x[chosen]
+        return x[chosen + choose(kinds, queries - near, free, self.ridge)]
 
     def _refine(self, answers: Answers, x: Tensor, near: int, generator: torch.Generator) -> Tensor:
-        """Steps of the far queries up the mean logarithm of the information, on some kinds a step."""
+        """Steps of the far queries up the mean logarithm of the information, about some kinds a step."""
         if near == len(x):
             return x
-        cohort, real = answers.cohort, x[:near]
-        others = [kind for kind in cohort.kinds if kind not in cohort.far]
+        kinds, real = list(answers.cohort.kinds), x[:near]
         w = unbox(x[near:], answers.ensemble).requires_grad_(True)
         optimiser = Adam([w], self.lr)
         for step in range(self.steps):
             x = torch.cat([real, box(w, answers.ensemble)])
             independent = answers.independent(x)
             found = []
-            for index in torch.randperm(len(cohort.far), generator=generator)[:KINDS_A_STEP].tolist():
-                kind = answers.moments(cohort.far[index], x, independent)
+            for index in torch.randperm(len(kinds), generator=generator)[:KINDS_A_STEP].tolist():
+                kind = answers.moments(kinds[index], x, independent)
                 found += [information(kind, self.ridge), information(kind.after(near), self.ridge)]
-            if others:
-                kind = answers.moments(others[step % len(others)], x, independent)
-                found.append(information(kind, self.ridge))
             optimiser.step(torch.autograd.grad(-torch.stack(found).log().mean(), [w]))
         return torch.cat([real, box(w.detach(), answers.ensemble)])
 
@@ -177,25 +172,22 @@ def information(kind: Moments, ridge: float) -> Tensor:
     return s @ weighed
 
 
-def choose(kinds: Mapping[str, Moments], count: int, allowed: Tensor, ridge: float) -> list[int]:
-    """Pick queries one by one: the one that adds most information on the kind that has least so far.
+def choose(kinds: Sequence[Moments], count: int, allowed: Tensor, ridge: float) -> list[int]:
+    """Pick queries one by one: the one that most raises the mean logarithm over kinds of 1 + information.
 
     Given the columns of the queries picked, s and Sigma of all others are conditioned on them (pivoted Cholesky).
     """
-    rows = {kind: found.rows.clone() for kind, found in kinds.items()}
-    s = {kind: found.s.clone() for kind, found in kinds.items()}
-    total = dict.fromkeys(kinds, 0.0)
-    picked: list[int] = []
+    left = [(kind.rows.clone(), kind.s.clone()) for kind in kinds]
+    known = [1.0] * len(kinds)
     allowed = allowed.clone()
+    picked: list[int] = []
     for _ in range(min(count, int(allowed.sum()))):
-        least = min(kinds, key=lambda kind: total[kind])
-        gain = gains(rows[least], s[least], ridge).masked_fill(~allowed, -1)
-        query = int(gain.argmax())
+        slope = torch.stack([gains(rows, s, ridge) / now for (rows, s), now in zip(left, known, strict=True)]).sum(0)
+        query = int(slope.masked_fill(~allowed, -1).argmax())
         picked.append(query)
         allowed[query] = False
-        for kind in kinds:
-            for column in range(s[kind].shape[1]):
-                total[kind] += condition(rows[kind], s[kind], query, column, ridge)
+        for index, (rows, s) in enumerate(left):
+            known[index] += sum(condition(rows, s, query, column, ridge) for column in range(s.shape[1]))
     return picked
 
 
@@ -249,7 +241,7 @@ class Answers:
         self.ensemble, self.cohort, self.weight, self.floor = ensemble, cohort, weight, 0.0
         self.fitted = cohort.teachers - max(1, cohort.teachers // HELD_OUT)
         with torch.no_grad():
-            plain = self.of(cohort.near[0], ensemble.data[:1000])
+            plain = self.of(next(iter(cohort.kinds)), ensemble.data[:1000])
         self.floor = FLOOR * float(plain[: self.fitted].std(0).median())
 
     def of(self, kind: str, x: Tensor) -> Tensor:
