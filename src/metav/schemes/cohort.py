@@ -97,7 +97,7 @@ class Cohort:
         kinds, real = list(answers.cohort.kinds), x[:near]
         w = unbox(x[near:], answers.ensemble).requires_grad_(True)
         optimiser = Adam([w], self.lr)
-        for step in range(self.steps):
+        for _ in range(self.steps):
             x = torch.cat([real, box(w, answers.ensemble)])
             independent = answers.independent(x)
             found = []
