@@ -15,13 +15,14 @@ from metav import benchmark, results, schemes
 from metav.cli import main
 from metav.errors import UsageError
 from metav.report import cell
-from metav.results import METRICS
+from metav.results import COUNTS, METRICS
 from metav.schemes import SCHEMES
 from metav.testing import check_scheme
 from metav.verification import verify
 
 SHORT = {
     "metav": "metav(iterations=60,lr=0.01)",
+    "cohort": "cohort(pool=100,steps=3)",
     "liteguard": "liteguard(iterations=60,lr=0.05)",
     "ipguard": "ipguard(steps=20)",
     "deepfoolfp": "deepfoolfp",
@@ -42,8 +43,8 @@ USABLE = {
     "classifiers": set(SHORT),
     "classifiers of two": set(SHORT),
     "tables": ALL_BUT_SAC,
-    "regressors": {"metav", "liteguard", "modeldiff"},
-    "generators": {"metav", "liteguard", "modeldiff"},
+    "regressors": {"metav", "cohort", "liteguard", "modeldiff"},
+    "generators": {"metav", "cohort", "liteguard", "modeldiff"},
 }
 DOSES = replace(tiny.REGRESSION, output_shape=(1,))  # as Warfarin's
 
@@ -172,7 +173,7 @@ def test_what_cannot_be_used_is_na_in_the_report(bench):
     table = [line for line in report.splitlines() if line.startswith("|")]
     assert "| | `metav(iterations=2)` | `ipguard` | `sac-m` |" in table
     figures = [line for line in table if line.endswith("| n/a | n/a |")]
-    assert len(figures) == len(METRICS) + 2
+    assert len(figures) == len(METRICS) + len(COUNTS) + 2
     assert "`ipguard` is n/a: it needs class labels." in report
     assert report.count("## `") == 1
     assert set(pd.read_csv(bench / "scores.csv").scheme) == {"metav(iterations=2)"}

@@ -11,7 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from metav.optim import Adam
 from metav.schemes import Ensemble
+from metav.schemes.base import CohortModels
 from metav.spec import Spec
+from metav.stacks import together
 from metav.suspects.base import seeded
 
 IMAGES = Spec(input_shape=(3, 8, 8), output_shape=(4,), low=-1.0, high=1.0, output="probabilities")
@@ -96,12 +98,24 @@ def examples(spec: Spec, count: int, classes: int) -> tuple[Tensor, Tensor]:
     return spec.low + (spec.high - spec.low) * unit, y
 
 
+def cohort(target: nn.Module, teacher, fresh, teachers: int = 16, copies: int = 4) -> CohortModels:
+    """Models `teacher(seed)` and copies of the target, as they are and each stolen with some noise."""
+    models = [*(teacher(100 + index) for index in range(teachers)), *[target] * copies]
+    stolen = [near(model, fresh(0), 300 + index) for index, model in enumerate(models)]
+    return CohortModels(teachers=teachers, kinds={"as it is": together(models), "noise": together(stolen)})
+
+
 @cache
 def classifiers(classes: int = 4) -> Ensemble:
     spec = replace(IMAGES, output_shape=(classes,))
     x, y = examples(spec, 240, classes)
     models = [train(of_images(seed, classes), x[10 * seed :][:80], y[10 * seed :][:80]) for seed in range(6)]
+
+    def teacher(seed: int) -> nn.Module:
+        return train(of_images(seed, classes), x[:80], y[:80])
+
     return Ensemble(
+        cohort=cohort(models[0], teacher, lambda seed: of_images(seed, classes)),
         target=models[0],
         positives=[near(models[0], of_images(0, classes), seed) for seed in range(4)],
         negatives=models[1:],
@@ -117,6 +131,7 @@ def tables() -> Ensemble:
     x, y = examples(TABLES, 200, 3)
     models = [train(of_tables(seed), x[:100], y[:100]) for seed in range(6)]
     return Ensemble(
+        cohort=cohort(models[0], lambda seed: train(of_tables(seed), x[:100], y[:100]), of_tables),
         target=models[0],
         positives=[near(models[0], of_tables(0), seed) for seed in range(4)],
         negatives=models[1:],
@@ -140,6 +155,7 @@ def _untrained(fresh, spec: Spec) -> Ensemble:
     target = frozen(fresh(0))
     unit = torch.rand(60, *spec.input_shape, generator=torch.Generator().manual_seed(3))
     return Ensemble(
+        cohort=cohort(target, lambda seed: frozen(fresh(seed)), fresh),
         target=target,
         positives=[near(target, fresh(0), seed) for seed in range(4)],
         negatives=[frozen(fresh(seed)) for seed in range(1, 6)],

@@ -17,13 +17,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metav.errors import UsageError
+from metav.errors import SuspectError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
-from metav.schemes.base import CohortModels, Ensemble, Needs, check_at_least, check_queries
+from metav.schemes.base import CohortModels, Ensemble, Needs, check_at_least, check_use
 from metav.schemes.metav import box, unbox
+from metav.schemes.points import enough
 from metav.scorers.cohort import CohortMatch, columns
-from metav.spec import Model
 
 HELD_OUT = 8  # one of so many teachers is left out of C; thefts from it are independent models to calibrate on
 FLOOR = 0.25  # added to each sd: a share of the teachers' usual spread on real data
@@ -67,12 +67,14 @@ class Cohort:
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Choose N = `queries`, refine those that are not real data, and keep the teachers' answers to them."""
-        check_queries(queries)
+        check_use("cohort", self.needs, ensemble, queries)
         if ensemble.cohort is None:
             raise UsageError("expected a matched-teacher cohort, got none: run metav zoo build with --cohort.")
+        near = round(self.near * queries)
+        enough(len(ensemble.data), max(1, near))
+        enough(len(ensemble.data) + self.pool, queries)
         generator = torch.Generator().manual_seed(seed)
         answers = Answers(ensemble, ensemble.cohort, self.independents)
-        near = round(self.near * queries)
         with torch.no_grad():
             x = self._choose(answers, queries, near, generator)
         x = self._refine(answers, x, near, generator)
@@ -246,11 +248,11 @@ class Answers:
 
     def of(self, kind: str, x: Tensor) -> Tensor:
         """Those (M + R, n, c) of the thefts of one kind to x (n, ...)."""
-        return columns(self.cohort.kinds[kind](x), self.ensemble.spec.output)
+        return self._columns(self.cohort.kinds[kind](x))
 
     def independent(self, x: Tensor) -> Tensor:
         """Those (models, n, c) of the independent models."""
-        return columns(torch.stack([model(x) for model in self._others()]), self.ensemble.spec.output)
+        return self._columns(torch.stack([model(x) for model in (*self.ensemble.negatives, *self.cohort.others)]))
 
     def moments(self, kind: str, x: Tensor, independent: Tensor) -> Moments:
         """The moments of one kind at x."""
@@ -261,5 +263,9 @@ class Answers:
         independent = self.independent(x)
         return {kind: self.moments(kind, x, independent) for kind in self.cohort.kinds}
 
-    def _others(self) -> Sequence[Model]:
-        return (*self.ensemble.negatives, *self.cohort.others)
+    def _columns(self, outputs: Tensor) -> Tensor:
+        if not torch.isfinite(outputs).all():
+            raise SuspectError(
+                "expected finite answers of all models, got NaN or infinity: check how they were trained."
+            )
+        return columns(outputs, self.ensemble.spec.output)

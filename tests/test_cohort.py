@@ -1,0 +1,244 @@
+"""The cohort scheme against slow references that invert whole matrices, and what its scorer must not care about."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from metav import schemes
+from metav.errors import UsageError
+from metav.fingerprint import Fingerprint
+from metav.schemes.cohort import (
+    FAR,
+    Answers,
+    Cohort,
+    candidates,
+    choose,
+    condition,
+    gains,
+    information,
+    moments,
+)
+from metav.scorers.cohort import CLIP, COLUMNS, TINY, columns
+from metav.verification import verify
+
+RIDGE = 0.5
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def drawn(seed: int = 0, queries: int = 6, size: int = 2, teachers: int = 20, copies: int = 5):
+    """Moments of random answers whose columns are correlated."""
+    mixed = noise(queries * size, queries * size, seed=seed)
+    thefts = (noise(teachers + copies, queries * size, seed=seed + 1) @ mixed).reshape(-1, queries, size)
+    independent = 3 * noise(7, queries, size, seed=seed + 2)
+    return moments(thefts, teachers, teachers - 3, independent, 0.1, 0.5), thefts, independent
+
+
+def literal_sigma(thefts: Tensor, independent: Tensor) -> tuple[Tensor, Tensor]:
+    """Sigma and s over all columns, from covariance matrices as numpy has them."""
+    c, own = thefts[:17].flatten(1), thefts[20:].flatten(1)
+    mu, sd = c.mean(0), c.std(0) + 0.1
+    c, w = (c - mu) / sd, (own - own.mean(0)) / sd
+    b = FAR * ((independent.flatten(1) - mu) / sd / FAR).tanh()
+    sigma = c.T @ c / len(c) + w.T @ w / len(w) + 0.25 * b.T @ b / len(b)
+    return sigma, (own.mean(0) - mu) / sd
+
+
+# -- the information of queries ------------------------------------------------------------------------------------
+
+
+def test_information_is_that_of_whole_matrices():
+    found, thefts, independent = drawn()
+    sigma, s = literal_sigma(thefts, independent)
+    expected = s @ torch.linalg.inv(sigma + RIDGE * torch.eye(len(s))) @ s
+    assert information(found, RIDGE).item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_conditioning_leaves_the_schur_complement():
+    found, thefts, independent = drawn()
+    sigma, s = literal_sigma(thefts, independent)
+    rows, left = found.rows.clone(), found.s.clone()
+    added = condition(rows, left, 2, 1, RIDGE)
+    at = 2 * 2 + 1
+    variance = sigma[at, at] + RIDGE
+    assert added == pytest.approx((s[at] ** 2 / variance).item(), rel=1e-9)
+    assert torch.allclose(left.flatten(), s - sigma[at] * s[at] / variance)
+    remaining = sigma - torch.outer(sigma[at], sigma[at]) / variance
+    assert torch.allclose(rows.flatten(1).T @ rows.flatten(1), remaining, atol=1e-9)
+
+
+def test_gains_are_the_information_of_each_query_alone():
+    found, thefts, independent = drawn()
+    sigma, s = literal_sigma(thefts, independent)
+    for query, gain in enumerate(gains(found.rows, found.s, RIDGE).tolist()):
+        at = slice(2 * query, 2 * query + 2)
+        block = sigma[at, at] + RIDGE * torch.eye(2)
+        assert gain == pytest.approx((s[at] @ torch.linalg.inv(block) @ s[at]).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_queries_are_chosen_as_by_inverting_all_of_sigma_for_each_candidate(size):
+    kinds = [drawn(seed, queries=9, size=size)[0] for seed in (0, 10, 20)]
+    allowed = torch.tensor([True] * 8 + [False])
+
+    def told(kind, queries: list[int]) -> float:
+        at = torch.tensor(queries, dtype=torch.long)
+        sigma, s = kind.covariance(at, RIDGE), kind.s[at].flatten()
+        return float(s @ torch.linalg.inv(sigma) @ s) if queries else 0.0
+
+    expected: list[int] = []
+    for _ in range(4):
+        known = [1 + told(kind, expected) for kind in kinds]
+        free = [query for query in range(8) if query not in expected]
+        slopes = [
+            sum((1 + told(kind, [*expected, query]) - now) / now for kind, now in zip(kinds, known, strict=True))
+            for query in free
+        ]
+        expected.append(free[max(range(len(free)), key=slopes.__getitem__)])
+    assert choose(kinds, 4, allowed, RIDGE) == expected
+    assert sorted(choose(kinds, 20, allowed, RIDGE)) == list(range(8))  # no more than there are
+
+
+def test_candidates_are_the_real_data_then_others_in_the_box():
+    ensemble = tiny.regressors()
+    x, real = candidates(ensemble, 41, torch.Generator().manual_seed(0))
+    assert len(x) == len(real) == 60 + 41
+    assert torch.equal(x[real], ensemble.data)
+    others = x[60:]
+    assert others.min() >= ensemble.spec.low
+    assert others.max() <= ensemble.spec.high
+    on_border = ((others == ensemble.spec.low) | (others == ensemble.spec.high)).all(1)
+    assert 8 <= on_border.sum() <= 11
+    assert not candidates(ensemble, 0, torch.Generator())[1].logical_not().any()
+
+
+def test_steps_raise_the_information():
+    ensemble = tiny.regressors()
+    answers = Answers(ensemble, ensemble.cohort, 0.5)
+    x = candidates(ensemble, 20, torch.Generator().manual_seed(1))[0][50:70]
+
+    def told(x: Tensor) -> float:
+        return sum(information(kind, RIDGE).log().item() for kind in answers.all_moments(x).values())
+
+    moved = Cohort(steps=30)._refine(answers, x, 8, torch.Generator().manual_seed(0))
+    assert told(moved) > told(x) + 0.1
+    assert torch.equal(moved[:8], x[:8])
+    assert (moved[8:] != x[8:]).any(1).all()
+
+
+# -- the scorer ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made() -> Fingerprint:
+    return schemes.get("cohort(pool=200,steps=2,near=0.4)").construct(tiny.regressors(), queries=20, seed=0)
+
+
+def literal_match(x: Tensor, first: int, last: int, kind: str, answers: Tensor) -> float:
+    """z of one suspect's answers (N, c) for one kind on the queries from `first` to `last`, by the docstring."""
+    ensemble = tiny.regressors()
+    known = Answers(ensemble, ensemble.cohort, 0.5)
+    found = known.moments(kind, x, known.independent(x))
+    view = slice(first, last)
+    sigma = found.covariance(view, RIDGE).double()
+    deviation = ((answers - found.mu) / found.sd)[view].flatten().double()
+    squashed = CLIP * (deviation / CLIP).tanh()
+    weighed = torch.linalg.inv(sigma) @ squashed
+    own = weighed @ found.s[view].flatten().double()
+    cohort = torch.stack([weighed @ c[view].flatten().double() for c in found.c])
+    return float(own / (cohort.std() + TINY))
+
+
+def test_matches_are_as_written(made):
+    suspect = tiny.regressors().positives[0](made.queries)
+    z = made.scorer.matches(suspect.flatten()[None])[0].tolist()
+    views = [(0, 8), (8, 20), (0, 20)]
+    expected = [
+        literal_match(made.queries, *view, kind, suspect) for view in views for kind in tiny.regressors().cohort.kinds
+    ]
+    assert z == pytest.approx(expected, rel=2e-3, abs=2e-3)
+
+
+def test_no_model_known_as_independent_reaches_the_threshold(made):
+    ensemble = tiny.regressors()
+    assert all(verify(made, model).rate < 0.5 for model in ensemble.negatives)
+    answers = torch.stack([model(made.queries).flatten() for model in ensemble.negatives])
+    assert made.scorer.value(answers).max() <= 1 + 1e-5
+    assert verify(made, ensemble.target).rate > 0.99
+
+
+def test_a_stranger_is_not_matched_and_a_theft_is():
+    ensemble = tiny.regressors()
+    many = tiny.cohort(ensemble.target, lambda seed: tiny.frozen(tiny.regressor(seed)), tiny.regressor, teachers=96)
+    found = schemes.get("cohort(pool=200,steps=2)").construct(replace(ensemble, cohort=many), queries=20, seed=0)
+    strangers = [tiny.frozen(tiny.regressor(seed)) for seed in range(900, 960)]
+    thefts = [tiny.near(ensemble.target, tiny.regressor(0), seed) for seed in range(700, 720)]
+    assert sum(verify(found, model).derived for model in strangers) <= 1
+    assert all(verify(found, model).derived for model in thefts)
+
+
+def test_positives_of_the_zoo_decide_nothing(made):
+    ensemble = tiny.regressors()
+    other = replace(ensemble, positives=ensemble.negatives[:1])
+    again = schemes.get("cohort(pool=200,steps=2,near=0.4)").construct(other, queries=20, seed=0)
+    assert again.digest == made.digest
+
+
+def test_a_file_holds_answers_and_no_weights(made, tmp_path):
+    made.save(tmp_path / "x.safetensors")
+    loaded = Fingerprint.load(tmp_path / "x.safetensors")
+    for model in tiny.regressors().positives:
+        assert verify(loaded, model).rate == verify(made, model).rate
+    columns_ = 20 * 2
+    expected = {"mu": 2 * columns_, "sd": 2 * columns_, "tau": 6, "top": 1}
+    for view, width in {"near": 16, "far": 24, "all": 40}.items():
+        expected |= {f"target_{view}": 2 * width, f"cohort_{view}": 2 * width * 14}
+    assert {name: each.numel() for name, each in made.scorer.state_dict().items()} == expected
+
+
+@pytest.mark.parametrize("near", [0.0, 1.0])
+def test_all_queries_may_be_of_one_sort(near):
+    ensemble = tiny.regressors()
+    found = schemes.get(f"cohort(pool=60,steps=2,near={near})").construct(ensemble, queries=12, seed=0)
+    assert verify(found, ensemble.target).rate > 0.99
+    real = torch.tensor([any(torch.equal(query, each) for each in ensemble.data) for query in found.queries])
+    assert real.all() if near else not real.all()
+
+
+def test_without_a_cohort_there_is_a_sentence():
+    with pytest.raises(UsageError, match="expected a matched-teacher cohort, got none"):
+        schemes.get("cohort").construct(replace(tiny.regressors(), cohort=None), queries=5, seed=0)
+
+
+# -- columns -------------------------------------------------------------------------------------------------------
+
+
+def test_columns_of_doses_are_doses():
+    doses = torch.randn(3, 5, 2)
+    assert torch.equal(columns(doses, "regression"), doses)
+
+
+def test_columns_of_probabilities_are_centred_logarithms():
+    logits = torch.randn(3, 5, 4)
+    found = columns(logits.softmax(-1), "probabilities")
+    assert torch.allclose(found, logits - logits.mean(-1, keepdim=True), atol=1e-5)
+    certain = columns(torch.tensor([[1.0, 0.0, 0.0]]), "probabilities")
+    assert certain.isfinite().all()
+    assert certain[0, 0] - certain[0, 1] == pytest.approx(math.log(1000))
+
+
+def test_columns_of_images_keep_distances():
+    images = torch.rand(2, 40, 1, 28, 28)
+    found = columns(images, "images")
+    assert found.shape == (2, 40, COLUMNS)
+    assert torch.equal(found, columns(images, "images"))
+    apart = (images[0] - images[1]).flatten(1).square().sum(1).mean() / 784
+    assert (found[0] - found[1]).square().mean() == pytest.approx(apart.item(), rel=0.5)

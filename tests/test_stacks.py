@@ -1,0 +1,46 @@
+"""Many models at once answer as each does alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from metav.stacks import ACTIVATIONS, stackable, together
+from metav.suspects.base import seeded
+
+
+def perceptron(seed: int, activation: type[nn.Module], widths=(5, 7, 6, 2)) -> nn.Module:
+    with seeded(seed):
+        layers = [layer for narrow, wide in pairwise(widths) for layer in (nn.Linear(narrow, wide), activation())]
+        return tiny.frozen(nn.Sequential(*layers[:-1]))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_perceptrons_side_by_side(activation):
+    models, x = [perceptron(seed, activation) for seed in range(4)], torch.randn(9, 5)
+    assert stackable(models[0])
+    found = together(models)(x)
+    assert found.shape == (4, 9, 2)
+    assert torch.allclose(found, torch.stack([model(x) for model in models]), atol=1e-6)
+
+
+def test_models_of_other_kinds_one_after_the_other():
+    x = torch.rand(3, 3, 8, 8)
+    images = [tiny.frozen(tiny.of_images(seed)) for seed in range(3)]
+    assert not stackable(images[0])
+    assert torch.equal(together(images)(x), torch.stack([model(x) for model in images]))
+    mixed = [perceptron(0, nn.ReLU), perceptron(1, nn.ReLU, (5, 4, 2)), perceptron(2, nn.SiLU)]
+    x = torch.randn(4, 5)
+    assert torch.equal(together(mixed)(x), torch.stack([model(x) for model in mixed]))
+
+
+def test_gradients_reach_the_inputs():
+    x = torch.randn(9, 5, requires_grad=True)
+    models = [perceptron(seed, nn.ReLU) for seed in range(3)]
+    (found,) = torch.autograd.grad(together(models)(x).square().sum(), x)
+    (expected,) = torch.autograd.grad(sum(model(x).square().sum() for model in models), x)
+    assert torch.allclose(found, expected, atol=1e-5)
