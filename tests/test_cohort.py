@@ -13,18 +13,12 @@ import tiny
 from metav import schemes
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
-from metav.schemes.cohort import (
-    FAR,
-    Answers,
-    Cohort,
-    candidates,
-    choose,
-    condition,
-    gains,
-    information,
-    moments,
-)
-from metav.scorers.cohort import CLIP, COLUMNS, TINY, columns
+from metav.schemes.base import CohortModels
+from metav.schemes.cohort import Cohort
+from metav.schemes.cohort_answers import FAR, Answers, candidates, choose, condition, gains, information, moments
+from metav.schemes.cohort_exact import apart, spread
+from metav.scorers.cohort import CLIP, COLUMNS, TINY, CohortRank, columns
+from metav.stacks import together
 from metav.verification import verify
 
 RIDGE = 0.5
@@ -126,7 +120,7 @@ def test_steps_raise_the_information():
     x = candidates(ensemble, 20, torch.Generator().manual_seed(1))[0][50:70]
 
     def told(x: Tensor) -> float:
-        return sum(information(kind, RIDGE).log().item() for kind in answers.all_moments(x).values())
+        return sum(information(kind, RIDGE).log().item() for kind in answers.all_moments(x))
 
     moved = Cohort(steps=30)._refine(answers, x, 8, torch.Generator().manual_seed(0))
     assert told(moved) > told(x) + 0.1
@@ -216,6 +210,69 @@ def test_all_queries_may_be_of_one_sort(near):
 def test_without_a_cohort_there_is_a_sentence():
     with pytest.raises(UsageError, match="expected a matched-teacher cohort, got none"):
         schemes.get("cohort").construct(replace(tiny.regressors(), cohort=None), queries=5, seed=0)
+
+
+# -- the exact variant ---------------------------------------------------------------------------------------------
+
+EXACT = "cohort(pool=100,exact=1,level=0.1)"
+
+
+def owned(owner: int, models: list) -> CohortModels:
+    """A cohort in which one of some models is the target and all others are its teachers, in their order."""
+    teachers = [model for index, model in enumerate(models) if index != owner]
+
+    def kind(seed: int):
+        stolen = [tiny.near(model, tiny.regressor(0), seed + index) for index, model in enumerate(models)]
+        return together([each for index, each in enumerate(stolen) if index != owner] + [stolen[owner]])
+
+    kinds = {"as it is": together([*teachers, models[owner]]), "noise": kind(300), "other noise": kind(400)}
+    return CohortModels(teachers=len(teachers), kinds=kinds)
+
+
+@pytest.fixture(scope="module")
+def models() -> list:
+    return [tiny.frozen(tiny.regressor(seed)) for seed in range(20)]
+
+
+def test_target_and_teachers_are_treated_alike(models):
+    """With another of them as the target, queries are the same and the matches change places."""
+    ensemble, stranger = tiny.regressors(), tiny.frozen(tiny.regressor(999))
+    p_values, queries = [], []
+    for owner in range(len(models)):
+        given = replace(ensemble, target=models[owner], cohort=owned(owner, models))
+        found = schemes.get(EXACT).construct(given, queries=15, seed=0)
+        queries.append(found.queries)
+        p_values.append(found.scorer.p_value(stranger(found.queries)))
+    assert all(torch.equal(each, queries[0]) for each in queries)
+    assert sorted(p_values) == pytest.approx([(index + 1) / 20 for index in range(20)])
+
+
+def test_a_theft_has_the_smallest_p_value_and_is_called_derived(models):
+    given = replace(tiny.regressors(), target=models[0], cohort=owned(0, models))
+    found = schemes.get(EXACT).construct(given, queries=15, seed=0)
+    assert found.threshold == pytest.approx(0.9)
+    for seed in range(10):
+        outputs = tiny.near(models[0], tiny.regressor(0), 800 + seed)(found.queries)
+        assert found.scorer.p_value(outputs) == pytest.approx(1 / 20)
+        assert found.score(outputs) == pytest.approx(19 / 20)
+    assert verify(found, models[0]).derived
+
+
+def test_answers_that_match_all_owners_alike_are_no_evidence(models):
+    scorer = CohortRank(columns=4, kinds=2, owners=5, output="regression")
+    assert scorer.p_value(torch.zeros(4, 1)) == 1
+    assert scorer.rate(torch.zeros(4, 1)) == 0
+
+
+def test_queries_tell_owners_apart():
+    found, *_ = drawn()
+    sigma = found.covariance(slice(None), 0.0)
+    for query, gain in enumerate(apart(found.rows, RIDGE).tolist()):
+        at = slice(2 * query, 2 * query + 2)
+        expected = torch.trace(sigma[at, at] @ torch.linalg.inv(sigma[at, at] + RIDGE * torch.eye(2)))
+        assert gain == pytest.approx(expected.item(), rel=1e-9)
+    first = int(apart(found.rows, RIDGE).argmax())
+    assert spread([found], 3, torch.ones(6, dtype=torch.bool), RIDGE)[0] == first
 
 
 # -- columns -------------------------------------------------------------------------------------------------------

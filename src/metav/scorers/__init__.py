@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from metav.errors import IntegrityError, unknown
-from metav.scorers.cohort import CohortMatch
+from metav.scorers.cohort import CohortMatch, CohortRank
 
 NEGATIVE, POSITIVE = 0, 1  # the meta-verifier's classes: (p-, p+)
 
@@ -229,7 +229,15 @@ class LocalVerifiers(nn.Module):
         return {"queries": self.queries, "size": self.size}
 
 
-_KINDS: tuple[Any, ...] = (MetaVerifier, LabelAgreement, DecisionDistance, Correlation, LocalVerifiers, CohortMatch)
+_KINDS: tuple[Any, ...] = (
+    MetaVerifier,
+    LabelAgreement,
+    DecisionDistance,
+    Correlation,
+    LocalVerifiers,
+    CohortMatch,
+    CohortRank,
+)
 SCORERS: dict[str, Any] = {kind.kind: kind for kind in _KINDS}
 
 

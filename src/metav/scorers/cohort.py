@@ -112,3 +112,53 @@ class CohortMatch(nn.Module):
         """Arguments of the constructor."""
         names = ("queries", "near", "size", "kinds", "teachers", "output")
         return {name: getattr(self, name) for name in names}
+
+
+class CohortRank(nn.Module):
+    """The target's rank among its teachers, by how well thefts from each match a suspect.
+
+    Queries and score treat target and teachers alike. A stranger's answers depend on none of their trainings, so that
+    all orders of their matches are equally likely: the share of owners that match at least as well as the target is a
+    p-value of a false accusation, valid for any stranger. The rate is 1 - p; it is at most M / (M + 1).
+
+    Parameters
+    ----------
+    columns
+        N times the columns of one answer.
+    kinds, owners
+        K, and M + 1: the target first, then the teachers.
+    output
+        What an answer is, as in `Spec`.
+    """
+
+    kind = "cohort-rank"
+    mu: Tensor  # (K, columns)
+    sd: Tensor  # (K, columns)
+    owners: Tensor  # (K, columns, M + 1): A O_i
+
+    def __init__(self, columns: int, kinds: int, owners: int, output: str) -> None:
+        super().__init__()
+        self.columns, self.kinds, self.count, self.output = columns, kinds, owners, output
+        self.register_buffer("mu", torch.zeros(kinds, columns))
+        self.register_buffer("sd", torch.ones(kinds, columns))
+        self.register_buffer("owners", torch.zeros(kinds, columns, owners))
+
+    def matches(self, answers: Tensor) -> Tensor:
+        """Each owner's largest match over kinds, in that kind's spread over owners: (M + 1,) of answers (columns,)."""
+        squashed = CLIP * torch.tanh((answers - self.mu) / self.sd / CLIP)
+        found = torch.einsum("kd,kdo->ko", squashed, self.owners)
+        return ((found - found.mean(1, keepdim=True)) / (found.std(1, keepdim=True) + TINY)).amax(0)
+
+    def p_value(self, outputs: Tensor) -> float:
+        """Share in [1 / (M + 1), 1] of owners whose match with outputs (N, *output_shape) is at least the target's."""
+        with torch.no_grad():
+            found = self.matches(columns(outputs, self.output).flatten())
+            return float((found >= found[0]).double().mean())
+
+    def rate(self, outputs: Tensor) -> float:
+        """1 - p, in [0, 1), of outputs (N, *output_shape)."""
+        return 1 - self.p_value(outputs)
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {"columns": self.columns, "kinds": self.kinds, "owners": self.count, "output": self.output}

@@ -1,0 +1,159 @@
+"""What the cohort scheme makes of the answers of its models; symbols as in `metav.schemes.cohort`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metav.errors import SuspectError
+from metav.schemes.base import CohortModels, Ensemble
+from metav.scorers.cohort import columns
+
+HELD_OUT = 8  # one of so many teachers is left out of C; thefts from it are independent models to calibrate on
+FLOOR = 0.25  # added to each sd: a share of the teachers' usual spread on real data
+DATA = 1000  # examples that the usual spread is taken over
+FAR = 6.0  # independent models' deviations are squashed to so many sd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Of one kind of theft at Q queries with c columns each: mu, sd and s (Q, c), C (M, Q, c), rows (f, Q, c).
+
+    The sum of the products of `rows` with themselves is Sigma.
+    """
+
+    mu: Tensor
+    sd: Tensor
+    s: Tensor
+    c: Tensor
+    rows: Tensor
+
+    def covariance(self, queries: slice, ridge: float) -> Tensor:
+        """Sigma + ridge I, of the columns of some queries."""
+        rows = self.rows[:, queries].flatten(1)
+        return rows.T @ rows + ridge * torch.eye(rows.shape[1])
+
+    def after(self, first: int) -> Moments:
+        """Those of the queries from `first` on."""
+        mu, sd, s = (each[first:] for each in (self.mu, self.sd, self.s))
+        return Moments(mu=mu, sd=sd, s=s, c=self.c[:, first:], rows=self.rows[:, first:])
+
+
+def moments(thefts: Tensor, teachers: int, fitted: int, independent: Tensor, floor: float, weight: float) -> Moments:
+    """From the answers (M + R, Q, c) of thefts, the teachers' first, and of independent models (n, Q, c).
+
+    The first `fitted` of the M `teachers` make up the cohort.
+    """
+    cohort, own = thefts[:fitted], thefts[teachers:]
+    mu, sd = cohort.mean(0), cohort.std(0) + floor
+    c, w = (cohort - mu) / sd, (own - own.mean(0)) / sd
+    b = FAR * torch.tanh((independent - mu) / sd / FAR)
+    rows = torch.cat([each / len(each) ** 0.5 for each in (c, w, weight * b)])
+    return Moments(mu=mu, sd=sd, s=(own.mean(0) - mu) / sd, c=c, rows=rows)
+
+
+def information(kind: Moments, ridge: float) -> Tensor:
+    """S' A s of all queries together."""
+    s = kind.s.flatten()
+    weighed: Tensor = torch.linalg.solve(kind.covariance(slice(None), ridge), s)
+    return s @ weighed
+
+
+def choose(kinds: Sequence[Moments], count: int, allowed: Tensor, ridge: float) -> list[int]:
+    """Pick queries one by one: the one that most raises the mean logarithm over kinds of 1 + information.
+
+    Given the columns of the queries picked, s and Sigma of all others are conditioned on them (pivoted Cholesky).
+    """
+    left = [(kind.rows.clone(), kind.s.clone()) for kind in kinds]
+    known = [1.0] * len(kinds)
+    allowed = allowed.clone()
+    picked: list[int] = []
+    for _ in range(min(count, int(allowed.sum()))):
+        slope = torch.stack([gains(rows, s, ridge) / now for (rows, s), now in zip(left, known, strict=True)]).sum(0)
+        query = int(slope.masked_fill(~allowed, -1).argmax())
+        picked.append(query)
+        allowed[query] = False
+        for index, (rows, s) in enumerate(left):
+            known[index] += sum(condition(rows, s, query, column, ridge) for column in range(s.shape[1]))
+    return picked
+
+
+def gains(rows: Tensor, s: Tensor, ridge: float) -> Tensor:
+    """Information (Q,) that each query would add alone, from rows (f, Q, c) and s (Q, c)."""
+    sigma = torch.einsum("fqc,fqd->qcd", rows, rows) + ridge * torch.eye(s.shape[1])
+    found: Tensor = torch.linalg.solve(sigma, s)
+    return (s * found).sum(1)
+
+
+def condition(rows: Tensor, s: Tensor, query: int, column: int, ridge: float) -> float:
+    """Condition `rows` (f, Q, c) and `s` (Q, c), in place, on one column of a query; return what it adds."""
+    f = rows[:, query, column].clone()
+    square = float(f @ f)
+    variance, missed = square + ridge, float(s[query, column])
+    shared = torch.einsum("f,fqc->qc", f, rows)
+    s -= shared * (missed / variance)
+    if square > 0:
+        shrink = (1 - (ridge / variance) ** 0.5) / square  # so that the rows' products lose shared shared' / variance
+        rows -= shrink * f[:, None, None] * shared
+    return missed**2 / variance
+
+
+def candidates(ensemble: Ensemble, pool: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Candidates (n, ...) for queries: the public data, then `pool` others; and which of them (n,) are real.
+
+    The others are, in equal shares, real data with noise, noise in all of the box, noise near its middle, and corners.
+    """
+    real, spec = ensemble.data, ensemble.spec
+    middle, half = (spec.high + spec.low) / 2, (spec.high - spec.low) / 2
+
+    def noise(count: int) -> Tensor:
+        return torch.randn(count, *spec.input_shape, generator=generator)
+
+    counts = [len(part) for part in torch.arange(pool).chunk(4)] + [0] * 4
+    rows = torch.randint(len(real), (counts[0],), generator=generator)
+    others = [
+        real[rows] + 0.3 * half * noise(counts[0]),
+        middle + half * noise(counts[1]).tanh(),
+        middle + half * (0.4 * noise(counts[2])).tanh(),
+        middle + half * noise(counts[3]).sign(),
+    ]
+    x = torch.cat([real, *others]).clamp(spec.low, spec.high)
+    return x, torch.arange(len(x)) < len(real)
+
+
+class Answers:
+    """The answers of all models that a construction may ask, as columns."""
+
+    def __init__(self, ensemble: Ensemble, cohort: CohortModels, weight: float) -> None:
+        self.ensemble, self.cohort, self.weight, self.floor = ensemble, cohort, weight, 0.0
+        self.fitted = cohort.teachers - max(1, cohort.teachers // HELD_OUT)
+        with torch.no_grad():
+            plain = self.of(next(iter(cohort.kinds)), ensemble.data[:DATA])
+        self.floor = FLOOR * float(plain[: self.fitted].std(0).median())
+
+    def of(self, kind: str, x: Tensor) -> Tensor:
+        """Those (M + R, n, c) of the thefts of one kind to x (n, ...)."""
+        return self._columns(self.cohort.kinds[kind](x))
+
+    def independent(self, x: Tensor) -> Tensor:
+        """Those (models, n, c) of the independent models."""
+        return self._columns(torch.stack([model(x) for model in (*self.ensemble.negatives, *self.cohort.others)]))
+
+    def moments(self, kind: str, x: Tensor, independent: Tensor) -> Moments:
+        """The moments of one kind at x."""
+        return moments(self.of(kind, x), self.cohort.teachers, self.fitted, independent, self.floor, self.weight)
+
+    def all_moments(self, x: Tensor) -> list[Moments]:
+        """The moments of all kinds at x."""
+        independent = self.independent(x)
+        return [self.moments(kind, x, independent) for kind in self.cohort.kinds]
+
+    def _columns(self, outputs: Tensor) -> Tensor:
+        if not torch.isfinite(outputs).all():
+            raise SuspectError(
+                "expected finite answers of all models, got NaN or infinity: check how they were trained."
+            )
+        return columns(outputs, self.ensemble.spec.output)
