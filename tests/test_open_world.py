@@ -1,0 +1,100 @@
+"""The open world: kinds that neither zoo nor cohort holds, met in tests alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from metav import benchmark, cells, scenarios
+from metav.cli import main
+from metav.errors import UsageError
+from metav.scenarios import warfarin_open
+from metav.scenarios.warfarin_nets import STRANGE
+from metav.zoo import Zoo
+
+
+@pytest.fixture(scope="module")
+def zoo(smoke_zoo) -> Zoo:
+    """The smoke zoo and its open world, in the same folder."""
+    found = Zoo(smoke_zoo.scenario, smoke_zoo.folder, cohort=True, open_world=True)
+    found.build(jobs=2)
+    return found
+
+
+def test_warfarin_meets_enough_strangers_and_thefts():
+    scenario = scenarios.load("warfarin", "cpu")
+    sides = Counter(suspect.positive for suspect in scenario.strangers)
+    estimators = len(warfarin_open._estimators()) * 2
+    assert sides[False] + estimators + 1 == 71
+    assert sides[True] + len(warfarin_open._extractors()) + 3 == 38
+    assert len({suspect.lineage for suspect in scenario.strangers}) == len(scenario.strangers)
+
+
+def test_strangers_are_of_kinds_that_neither_zoo_nor_cohort_holds():
+    scenario = scenarios.load("warfarin", "cpu")
+    known = [*(suspect.lineage for suspect in scenario.suspects), *scenario.cohort.all()]
+    assert not set(known) & {suspect.lineage for suspect in scenario.strangers}
+    steps = [scenario.lineage(text).step for text in known]
+    held = {getattr(step, "architecture", None) or getattr(step, "student", None) for step in steps}
+    assert not held & set(STRANGE)
+    for suspect in scenario.strangers:
+        assert suspect.positive == scenario.lineage(suspect.lineage).text.startswith("target>")
+
+
+def test_outsiders_are_fitted_on_what_their_names_say(zoo):
+    met = {each.name: each for each in benchmark._open_world(zoo)}
+    public, test = (zoo.scenario.parts[name] for name in ("public", "test"))
+    assert met["median"].model(test.x).unique().item() == public.y.median()
+    boosted = met["gradient boosting of answers"].model
+    target = zoo.load("target")
+    far = (public.y - target(public.x)).abs().mean()
+    assert (boosted(public.x) - target(public.x)).abs().mean() < 0.2 * far
+    half = met["0.5 target, rest independent"].model
+    other = 2 * half(test.x) - target(test.x)
+    assert (other - test.y).abs().mean() < (target(test.x) - test.y).abs().mean()  # smoke's target is a poor one
+    assert all(each.quality.keys() == zoo.record("target").quality.keys() for each in met.values())
+
+
+def test_none_of_it_reaches_a_construction(zoo):
+    cell = cells.Cell(scheme="metav(iterations=2)", repetition=0, queries=4, protocol="open-world")
+    construction, _ = benchmark.split(zoo.scenario.suspects, 0)
+    made = benchmark.construct(zoo, cell.scheme, construction, queries=4, seed=0)
+    strangers = {zoo.scenario.lineage(suspect.lineage).text for suspect in zoo.strangers}
+    assert not strangers & set(made.provenance["suspects"])
+    result = benchmark.run_cell(zoo, cell)
+    assert [score.lineage for score in result.scores] == [each.name for each in benchmark._open_world(zoo)]
+    again = benchmark.run_cell(zoo, cells.Cell(scheme=cell.scheme, repetition=0, queries=4))
+    assert not strangers & {score.lineage for score in again.scores}
+
+
+def test_bench_counts_false_accusations_and_misses(zoo, tmp_path):
+    where = ["--profile", "smoke", "--zoo", str(zoo.folder), "--out", str(tmp_path)]
+    options = ["--protocol", "open-world", "--repeats", "2", "--queries", "8", "--jobs", "1"]
+    assert main(["bench", "warfarin", *where, *options, "--scheme", "metav(iterations=5)", "cohort(steps=1)"]) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    for row in rows:
+        mine = scores[scores.scheme == row["scheme"]]
+        assert row["protocol"] == "open-world"
+        assert row["positives"] + row["negatives"] == len(mine) / 2
+        for repetition, (accused, missed) in enumerate(
+            zip(row["false_accusations"]["values"], row["missed"]["values"], strict=True)
+        ):
+            part = mine[mine.repetition == repetition]
+            assert accused == ((part.rate > part.threshold) & ~part.positive).sum()
+            assert missed == ((part.rate <= part.threshold) & part.positive).sum()
+        assert set(row["by_lineage"]) == set(mine.family)
+    assert "protocol open-world" in (tmp_path / "report.md").read_text()
+
+
+def test_a_scenario_without_an_open_world_says_so(smoke_zoo, monkeypatch):
+    from dataclasses import replace
+
+    bare = Zoo(replace(smoke_zoo.scenario, strangers=(), outsiders=None), smoke_zoo.folder)
+    with pytest.raises(UsageError, match="expected a scenario with an open world, got warfarin"):
+        benchmark.check_protocol(bare, "open-world")
+    with pytest.raises(UsageError, match="did you mean 'open-world'"):
+        cells.check_protocol("open-word")
