@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, softplus
 
+from metav.errors import UsageError
 from metav.optim import Adam
 from metav.suspects.base import Draft, Training
 from metav.training import Part, kept
@@ -50,9 +51,22 @@ class Recipe:
 
 
 def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], recipe: Recipe) -> None:
-    """Train each draft's `Gan` in place on the images `y` of its part, then freeze it in eval mode."""
+    """Train each draft's `Gan` in place on the images `y` of its part, then freeze it in eval mode.
+
+    An extraction (a draft that is `unlabelled`) imitates its teacher and sees no images.
+
+    Raises
+    ------
+    UsageError
+        A training asks for another loss or optimiser, or for adversarial examples: GANs have their own.
+    """
     for draft in drafts:
         if draft.training is not None:
+            asked = draft.training
+            if asked.loss or asked.optimiser != "adam" or asked.adversarial or asked.decay:
+                raise UsageError(
+                    "expected a GAN's own losses and optimiser, got a lineage that names others: leave them out."
+                )
             _fit_one(draft, draft.training, parts[draft.training.data], recipe)
         draft.model.eval().requires_grad_(False)
 
@@ -93,9 +107,11 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe) -> No
         for batch in torch.randperm(len(part.y), generator=generator).split(training.batch):
             z = torch.randn(len(batch), *part.x.shape[1:], generator=generator)
             fake = gan.generator(z)
-            loss = _discriminator_loss(gan, part.y[batch], fake.detach())
-            critic.step(torch.autograd.grad(loss, critic.parameters))
-            loss = generator_loss(gan.discriminator(fake))
+            loss = torch.zeros(())
+            if not draft.unlabelled:
+                judged = _discriminator_loss(gan, part.y[batch], fake.detach())
+                critic.step(torch.autograd.grad(judged, critic.parameters))
+                loss = generator_loss(gan.discriminator(fake))
             if draft.teacher is not None:
                 loss = loss + recipe.imitation * _imitation_loss(draft.teacher, z, fake)
             maker.step(torch.autograd.grad(loss, maker.parameters))

@@ -165,6 +165,7 @@ def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], object
     part = parts[training.data]
     taught = None if draft.teacher is None else _answers(draft.teacher, part, objective)
     y = objective.labelled(taught) if draft.unlabelled and taught is not None else part.y
+    taught = taught if draft.soft else None
     named = dict(draft.model.named_parameters())
     draft.model.requires_grad_(False)
     learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
@@ -197,8 +198,8 @@ def _fit_side_by_side(
     if any(draft.teacher is not None for draft in drafts):  # where there is no teacher, the labels teach
         pairs = zip(drafts, data, strict=True)
         taught = torch.stack([p.y if d.teacher is None else _answers(d.teacher, p, objective) for d, p in pairs])
-        if drafts[0].unlabelled:
-            y = objective.labelled(taught)
+        y = objective.labelled(taught) if drafts[0].unlabelled else y
+        taught = taught if drafts[0].soft else None
     weights = stack_parameters([draft.model for draft in drafts])
     learnt = {name: weights[name].requires_grad_(True) for name in drafts[0].trainable}
     models = torch.arange(len(drafts))[:, None]
@@ -241,6 +242,8 @@ def _descend(
         with seeded(training.seed * training.epochs + epoch):  # of dropout
             for index, (inputs, labels, answers) in enumerate(zip(*batches, strict=True)):
                 progress = (epoch + index / len(batches[0])) / training.epochs
+                if training.adversarial:
+                    inputs = adverse(forward, objective.loss, inputs, labels, training.adversarial)
                 outputs = forward(inputs)
                 if taught is None:
                     errors = objective.loss(outputs, labels)
@@ -255,6 +258,13 @@ def _descend(
         if checkpoint:
             checkpoint.save(live, epoch + 1)
         yield epoch + 1
+
+
+def adverse(forward: Callable[[Tensor], Tensor], loss: Loss, inputs: Tensor, labels: Tensor, size: float) -> Tensor:
+    """Inputs with each value moved by `size` up the `loss`, within the range of their values (fast gradient sign)."""
+    x = inputs.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(loss(forward(x), labels).sum(), x)
+    return (inputs + size * slope.sign()).clamp(inputs.min(), inputs.max())
 
 
 def _orders(training: Training, n: int) -> Iterator[Tensor]:
@@ -278,4 +288,4 @@ def _kin(draft: Draft, parts: Mapping[str, Part]) -> tuple[object, ...]:
     shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
     rows = len(parts[training.data].x)
     settings = {**asdict(training), "data": rows, "seed": 0}
-    return (str(model), shapes, draft.trainable, draft.unlabelled, *settings.values())
+    return (str(model), shapes, draft.trainable, draft.unlabelled, draft.soft, *settings.values())

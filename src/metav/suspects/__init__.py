@@ -3,7 +3,7 @@
 Positive suspects (derived from the target)
     pruning       weight pruning `wp`, filter pruning `fp`
     finetuning    fine-tuning `ftll` `ftal` `ft`, partial retraining `rtll` `rtal` `rt`
-    distillation  students `distill`, `extract`
+    distillation  students `distill` `extract` `copycat`
     perturbation  fewer bits `quantise`, noise on the weights `jitter`
     facade        answers changed on their way out: `rounded` `noisy` `clipped` `rescaled`
 Negative suspects

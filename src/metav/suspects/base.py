@@ -26,7 +26,9 @@ class Training:
     `epochs` and `batch` (examples a step) are at least 1, `lr` (Adam's rate) is above 0; `seed` fixes the initial
     weights of new layers and the order of the examples. With `until` above 0 the training stops after so many of its
     epochs: a snapshot of the whole one. `loss` names another loss than the scenario's own, `optimiser` is `adam` or
-    `sgd`, `decay` the weight decay: a step takes its share lr x decay of each weight.
+    `sgd`, `decay` the weight decay: a step takes its share lr x decay of each weight. With `adversarial` above 0 it
+    learns from inputs each value of which was moved by so much, the way that raises the loss (Goodfellow et al.,
+    Explaining and Harnessing Adversarial Examples, ICLR 2015, section 4).
     """
 
     data: str
@@ -38,6 +40,7 @@ class Training:
     loss: str = ""
     optimiser: str = "adam"
     decay: float = 0.0
+    adversarial: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, low in (
@@ -53,8 +56,9 @@ class Training:
             )
         if self.optimiser not in OPTIMISERS:
             raise unknown("optimiser", self.optimiser, OPTIMISERS)
-        if not 0 <= self.decay < math.inf:
-            raise UsageError(f"expected a finite weight decay of at least 0, got {self.decay}: change the lineage.")
+        for name, size in (("weight decay", self.decay), ("adversarial change", self.adversarial)):
+            if not 0 <= size < math.inf:
+                raise UsageError(f"expected a finite {name} of at least 0, got {size}: change the lineage.")
         if not 0 < self.lr < math.inf:
             raise UsageError(f"expected a finite learning rate lr above 0, got {self.lr}: change the lineage.")
 
@@ -64,8 +68,9 @@ class Draft:
     """A model before its training, and what to train: the trainer changes `model` in place.
 
     `training` is None where nothing is left to train. `trainable` names the parameters that may change; a `teacher`
-    gives the targets of a distillation, and the labels too where the student is `unlabelled`. A long training saves its
-    state in `checkpoint`. The trainer leaves the state after each epoch of `snapshots` in `kept`.
+    gives the targets of a distillation, and the labels too where the student is `unlabelled`; labels alone where not
+    `soft`. A long training saves its state in `checkpoint`. The trainer leaves the state after each epoch of
+    `snapshots` in `kept`.
     """
 
     model: nn.Module
@@ -73,6 +78,7 @@ class Draft:
     trainable: tuple[str, ...] = ()
     teacher: nn.Module | None = None
     unlabelled: bool = False
+    soft: bool = True
     checkpoint: Checkpoint | None = None
     snapshots: tuple[int, ...] = ()
     kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)

@@ -15,14 +15,22 @@ class Distillation(Training):
 
     How teacher and true labels are mixed is the trainer's, e.g. teacher annealing in `metav.training`. As a lineage:
     `target>distill(public,10ep,lr=0.003,batch=64,seed=3,student=M)`. An extraction, `extract(...)`, is a distillation
-    without true labels: the parent's answers are all that the student has.
+    without true labels: the parent's answers are all that the student has. A `copycat(...)` of a classifier has not
+    even these, but only the classes that the parent gives (Correia-Silva et al., Copycat CNN, IJCNN 2018).
     """
 
     student: str
-    labels: int = 1  # 0 for extraction
+    labels: int = 1  # 0: none but the parent's
+    soft: int = 1  # 0: nothing but labels
 
     def draft(self, parent: nn.Module, fresh: Fresh) -> Draft:
         """Return the new student with the parent as its teacher."""
         model = fresh(self.student, self.seed)
-        unlabelled = not self.labels
-        return Draft(model=model, training=self, trainable=all_names(model), teacher=parent, unlabelled=unlabelled)
+        return Draft(
+            model=model,
+            training=self,
+            trainable=all_names(model),
+            teacher=parent,
+            unlabelled=not self.labels,
+            soft=bool(self.soft),
+        )
