@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from metav.scenarios.base import Profile, Scenario, Suspect, thin
 from metav.scenarios.skin_data import CLASSES, dermamnist, garments, located
 from metav.scenarios.skin_nets import Classifier, alexnet, densenet, resnet, squeezenet, vgg
+from metav.scenarios.skin_open import outsiders
+from metav.scenarios.skin_open import suspects as strangers
+from metav.scenarios.skin_strange import STRANGE
 from metav.spec import Model, Spec
 from metav.training import Objective, Part, class_error, fit, soften
 
@@ -117,7 +120,7 @@ def load(profile: Profile) -> Scenario:
         profile=profile,
         spec=Spec(input_shape=(3, 28, 28), output_shape=(len(CLASSES),), low=-1.0, high=1.0, output="probabilities"),
         parts=_parts(size),
-        architectures=size.architectures,
+        architectures={**size.architectures, **STRANGE},
         target=_link("M", size, "own", TARGET_SEED),
         suspects=thin(suspects, 1) if profile == "smoke" else suspects,
         fit=partial(fit, objective=objective),
@@ -125,6 +128,8 @@ def load(profile: Profile) -> Scenario:
         method=f"Adam, slanted learning rate, cross-entropy; students: temperature {TEMPERATURE}, weight {SOFT}",
         group=1,
         data=f"DermaMNIST, the {which} file, {path}",
+        strangers=thin(tuple(strangers()), 1) if profile == "smoke" else tuple(strangers()),
+        outsiders=partial(outsiders, most=1 if profile == "smoke" else None),
     )
 
 

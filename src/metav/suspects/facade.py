@@ -1,4 +1,4 @@
-"""What an attacker puts in front of a stolen model: its answers are changed on their way out.
+"""What an attacker puts in front of a stolen model: answers are changed on their way out, images on their way in.
 
 Nothing is trained, and the weights stay the parent's.
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from io import BytesIO
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from metav.errors import UsageError
 from metav.suspects.base import Draft, Fresh
 
 
 class Facade(nn.Module):
-    """A model whose answers are changed before they are given."""
+    """A model whose inputs are changed before it sees them, or its answers before they are given."""
 
     def __init__(self, model: nn.Module, step: Change) -> None:
         super().__init__()
@@ -24,16 +27,20 @@ class Facade(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The changed answers (n, *output_shape)."""
-        return self.step.changed(torch.as_tensor(self.model(x)))
+        return self.step.changed(torch.as_tensor(self.model(self.step.seen(x))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A change of answers; as a suspect, the parent behind it."""
+    """A change of inputs or answers; as a suspect, the parent behind it."""
+
+    def seen(self, x: Tensor) -> Tensor:
+        """What the model sees of the inputs, of the same shape."""
+        return x
 
     def changed(self, answers: Tensor) -> Tensor:
         """The changed answers, of the same shape."""
-        raise NotImplementedError
+        return answers
 
     def wrap(self, model: nn.Module) -> Facade:
         """Put the change in front of a model."""
@@ -103,6 +110,65 @@ class Rescaling(Change):
     def changed(self, answers: Tensor) -> Tensor:
         """The rescaled answers."""
         return self.scale * answers + self.shift
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tempering(Change):
+    """Probabilities softened by a temperature: p^(1/T), normalised. As a lineage: `tempered(2)`."""
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        _check_positive("temperature", self.temperature)
+
+    def changed(self, answers: Tensor) -> Tensor:
+        """The softened probabilities (n, classes)."""
+        powers = answers.clamp_min(torch.finfo(answers.dtype).tiny) ** (1 / self.temperature)
+        return powers / powers.sum(-1, keepdim=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blurring(Change):
+    """Images blurred by a Gaussian of standard deviation `size` pixels before the model sees them: `blurred(1)`."""
+
+    size: float
+
+    def __post_init__(self) -> None:
+        _check_positive("size", self.size)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Blurred images (n, channels, height, width)."""
+        reach = max(1, round(2 * self.size))
+        weights = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * self.size**2))
+        weights, channels = weights / weights.sum(), x.shape[1]
+        for kernel, pad in ((weights[:, None], (0, 0, reach, reach)), (weights[None], (reach, reach, 0, 0))):
+            each = kernel.expand(channels, 1, *kernel.shape)
+            x = conv2d(nn.functional.pad(x, pad, mode="replicate"), each, groups=channels)
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression(Change):
+    """Images in [-1, 1] sent as JPEG files of a `quality`, 1 to 95: `compressed(50)`."""
+
+    quality: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 95:
+            raise UsageError(f"expected a quality from 1 to 95, got {self.quality}: change the lineage.")
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Images (n, 3, height, width) as a JPEG decoder gives them."""
+        pixels = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        found = torch.stack([self._through_a_file(image) for image in pixels.cpu()])
+        return (found.permute(0, 3, 1, 2).float() / 127.5 - 1).to(x)
+
+    def _through_a_file(self, image: Tensor) -> Tensor:
+        from PIL import Image
+
+        file = BytesIO()
+        Image.fromarray(image.numpy()).save(file, "JPEG", quality=self.quality)
+        return torch.from_numpy(np.array(Image.open(file)))
 
 
 def _check_positive(name: str, value: float) -> None:

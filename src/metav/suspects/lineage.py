@@ -8,7 +8,15 @@ from typing import Any
 from metav.errors import unknown
 from metav.suspects.base import Training
 from metav.suspects.distillation import Distillation
-from metav.suspects.facade import AnswerNoise, Clipping, Rescaling, Rounding
+from metav.suspects.facade import (
+    AnswerNoise,
+    Blurring,
+    Clipping,
+    Compression,
+    Rescaling,
+    Rounding,
+    Tempering,
+)
 from metav.suspects.finetuning import FineTuning, Retraining
 from metav.suspects.independent import Independent
 from metav.suspects.perturbation import Quantisation, WeightNoise
@@ -28,6 +36,9 @@ AnyStep = (
     | AnswerNoise
     | Clipping
     | Rescaling
+    | Tempering
+    | Blurring
+    | Compression
 )
 
 # name in a lineage -> class, values it fixes
@@ -49,6 +60,9 @@ STEPS: dict[str, tuple[type[AnyStep], dict[str, Any]]] = {
     "noisy": (AnswerNoise, {}),
     "clipped": (Clipping, {}),
     "rescaled": (Rescaling, {}),
+    "tempered": (Tempering, {}),
+    "blurred": (Blurring, {}),
+    "compressed": (Compression, {}),
 }
 
 

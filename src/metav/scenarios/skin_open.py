@@ -1,0 +1,150 @@
+"""Skin's open world: models of kinds that neither zoo nor cohort holds, for tests alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metav.scenarios.base import Outsider, Suspect
+from metav.scenarios.skin_data import CLASSES
+from metav.spec import Model
+from metav.training import Part
+
+# Epochs and learning rates of the strange networks, a few seconds an epoch.
+RECIPES = {
+    "mixer": "12ep,lr=0.001",
+    "transformer": "12ep,lr=0.001",
+    "grouped": "10ep,lr=0.001",
+    "plain": "12ep,lr=0.001",
+    "separable": "12ep,lr=0.002",
+    "perceptron": "12ep,lr=0.0005",
+}
+# Independent networks of the zoo's architectures, trained otherwise: architecture, settings.
+OTHERWISE = [
+    ("M", "3ep,lr=0.0005"),
+    ("M", "6ep,lr=0.02,optimiser=sgd"),
+    ("M", "6ep,lr=0.001,decay=0.5"),
+    ("M", "6ep,lr=0.001,adversarial=0.03"),
+]
+THIRD_PARTY = ["mixer", "grouped", "plain", "separable"]  # students of M that is not the target
+
+TUNING = "batch=32,seed=1"
+# Thefts: family, links after the target.
+THEFTS = [
+    *(
+        ("extraction, other network", f"extract(public,{settings},{TUNING},student={student})")
+        for student, settings in RECIPES.items()
+    ),
+    *(
+        ("labels alone", f"copycat(public,{RECIPES[student]},{TUNING},student={student})")
+        for student in ("grouped", "plain", "separable")
+    ),
+    *(
+        ("extraction, other images", f"extract({data},{RECIPES[student]},{TUNING},student={student})")
+        for data, student in (("noisy", "grouped"), ("mixed", "separable"), ("garments", "grouped"))
+    ),
+    *(
+        ("other fine-tuning", f"ftal(public,{settings},{TUNING})")
+        for settings in (
+            "3ep,lr=0.0003,adversarial=0.03",
+            "3ep,lr=0.01,optimiser=sgd",
+            "3ep,lr=0.0005,decay=0.5",
+        )
+    ),
+    ("pruned and tuned", f"wp(0.8)>ftal(public,3ep,lr=0.0003,{TUNING})"),
+    ("fewer bits", "quantise(8)"),
+    ("fewer bits", "quantise(5)"),
+    ("weight noise", "jitter(0.1,seed=1)"),
+    ("changed answers", "rounded(0.01)"),
+    ("changed answers", "rounded(0.1)"),
+    ("changed answers", "tempered(2)"),
+    ("changed answers", "noisy(0.02,seed=1)"),
+    ("changed images", "blurred(1)"),
+    ("changed images", "compressed(50)"),
+]
+
+
+def suspects() -> Iterator[Suspect]:
+    """The open world's networks, by lineage."""
+    for index, (architecture, settings) in enumerate(RECIPES.items()):
+        for data in ("own", "public"):
+            for seed in (500 + index, 520 + index):
+                lineage = f"{architecture}({data},{settings},batch=32,seed={seed})"
+                yield Suspect(lineage=lineage, family="other network", positive=False)
+    for index, (architecture, settings) in enumerate(OTHERWISE):
+        lineage = f"{architecture}(own,{settings},batch=32,seed={540 + index})"
+        yield Suspect(lineage=lineage, family="other training", positive=False)
+    for index, student in enumerate(THIRD_PARTY):
+        links = f"extract(public,{RECIPES[student]},batch=32,seed={560 + index},student={student})"
+        teacher = f"M(own,6ep,lr=0.001,batch=32,seed={560 + index // 2})"
+        yield Suspect(lineage=f"{teacher}>{links}", family="third party's student", positive=False)
+    for family, links in THEFTS:
+        yield Suspect(lineage=f"target>{links}", family=family, positive=True)
+
+
+def outsiders(target: Model, part: Callable[[str], Part], most: int | None = None) -> Iterator[Outsider]:
+    """Models that are no networks: independent ones on pixels, extractions of `target`, mixtures, constants.
+
+    They are fitted anew by each call; `most` limits the kinds of each sort.
+    """
+    public = part("public")
+    with torch.no_grad():
+        stolen = torch.cat([target(x) for x in public.x.split(256)]).argmax(1)
+    for name, make in islice(_estimators().items(), most):
+        for data in ("own", "public"):
+            yield _fitted(f"{name}({data})", "no network", False, make(), part(data).x, part(data).y)
+    for name, make in islice(_estimators().items(), most and 1):
+        yield _fitted(f"{name} of answers", "extraction, no network", True, make(), public.x, stolen)
+    shares = public.y.bincount(minlength=len(CLASSES)) / len(public.y)
+    for name, constant in (("frequencies", shares), ("even", torch.full_like(shares, 1 / len(shares)))):
+        yield Outsider(name=name, family="constant", positive=False, model=_constantly(constant))
+    other = _fitted("", "", False, _estimators()["nearest neighbours"](), public.x, public.y).model
+    for share in (0.5, 0.7):
+        model = _mixture(target, other, share)
+        yield Outsider(name=f"{share} target, rest independent", family="mixture", positive=True, model=model)
+
+
+def _constantly(answer: Tensor) -> Model:
+    return lambda x: answer.expand(len(x), -1)
+
+
+def _mixture(first: Model, second: Model, share: float) -> Model:
+    return lambda x: share * first(x) + (1 - share) * second(x)
+
+
+def _fitted(name: str, family: str, positive: bool, estimator: Any, x: Tensor, y: Tensor) -> Outsider:
+    estimator.fit(x.flatten(1).numpy(), y.numpy())
+    classes = torch.from_numpy(estimator.classes_).long()
+
+    def model(x: Tensor) -> Tensor:
+        found = torch.zeros(len(x), len(CLASSES))
+        found[:, classes] = torch.from_numpy(estimator.predict_proba(x.detach().flatten(1).numpy())).float()
+        return found
+
+    return Outsider(name=name, family=family, positive=positive, model=model)
+
+
+def _estimators() -> Mapping[str, Callable[[], Any]]:
+    from sklearn.decomposition import PCA
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.naive_bayes import GaussianNB
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+
+    def on_components(estimator: Any) -> Any:
+        return make_pipeline(PCA(50, random_state=0), estimator)
+
+    return {
+        "random forest": lambda: RandomForestClassifier(100, random_state=0),
+        "extra trees": lambda: ExtraTreesClassifier(100, min_samples_leaf=2, random_state=0),
+        "logistic regression": lambda: on_components(LogisticRegression(max_iter=500)),
+        "discriminant": lambda: on_components(LinearDiscriminantAnalysis()),
+        "naive bayes": lambda: on_components(GaussianNB()),
+        "nearest neighbours": lambda: on_components(KNeighborsClassifier(15)),
+    }
