@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metav.scenarios.base import Profile, Scenario, Suspect, thin
+from metav.scenarios.base import CohortPlan, Profile, Scenario, Suspect, thin
 from metav.scenarios.skin_data import CLASSES, dermamnist, garments, located
-from metav.scenarios.skin_nets import Classifier, alexnet, densenet, resnet, squeezenet, vgg
+from metav.scenarios.skin_nets import Classifier, alexnet, densenet, resnet, small, squeezenet, vgg
 from metav.scenarios.skin_open import outsiders
 from metav.scenarios.skin_open import suspects as strangers
 from metav.scenarios.skin_strange import STRANGE
@@ -45,6 +45,10 @@ class Size:
     epochs: Mapping[str, int]
     lr: Mapping[str, float]
     tuning: int
+    teachers: int  # of the cohort, and copies of the target
+    copies: int
+    student: int  # epochs of the cohort's students, M and small
+    small: int
     batch: int = 32
     tuning_lr: float = 0.0003  # from a good model: a third of the target's rate
     recovery: int = 1  # epoch of fine-tuning after filter pruning
@@ -69,6 +73,10 @@ SIZES: Mapping[Profile, Size] = {
         epochs={"S": 1, "M": 1, "L": 1, "XL": 1, "XXL": 1},
         lr={"S": 0.001, "M": 0.001, "L": 0.001, "XL": 0.001, "XXL": 0.0005},
         tuning=1,
+        teachers=6,
+        copies=2,
+        student=1,
+        small=1,
     ),
     "cpu": Size(
         half=3503,
@@ -78,6 +86,10 @@ SIZES: Mapping[Profile, Size] = {
         epochs={"S": 10, "M": 6, "L": 2, "XL": 14, "XXL": 4},
         lr={"S": 0.0005, "M": 0.001, "L": 0.001, "XL": 0.0003, "XXL": 0.0005},
         tuning=2,
+        teachers=24,
+        copies=4,
+        student=3,
+        small=8,
     ),
     "paper": Size(
         half=3503,
@@ -86,6 +98,10 @@ SIZES: Mapping[Profile, Size] = {
         epochs={"S": 40, "M": 20, "L": 20, "XL": 40, "XXL": 40},
         lr={"S": 0.0003, "M": 0.001, "L": 0.001, "XL": 0.0001, "XXL": 0.0001},
         tuning=10,  # section 5.2
+        teachers=64,
+        copies=8,
+        student=20,
+        small=40,
     ),
 }
 
@@ -120,7 +136,7 @@ def load(profile: Profile) -> Scenario:
         profile=profile,
         spec=Spec(input_shape=(3, 28, 28), output_shape=(len(CLASSES),), low=-1.0, high=1.0, output="probabilities"),
         parts=_parts(size),
-        architectures={**size.architectures, **STRANGE},
+        architectures={**size.architectures, "small": small, **STRANGE},
         target=_link("M", size, "own", TARGET_SEED),
         suspects=thin(suspects, 1) if profile == "smoke" else suspects,
         fit=partial(fit, objective=objective),
@@ -128,6 +144,7 @@ def load(profile: Profile) -> Scenario:
         method=f"Adam, slanted learning rate, cross-entropy; students: temperature {TEMPERATURE}, weight {SOFT}",
         group=1,
         data=f"DermaMNIST, the {which} file, {path}",
+        cohort=_cohort(size),
         strangers=thin(tuple(strangers()), 1) if profile == "smoke" else tuple(strangers()),
         outsiders=partial(outsiders, most=1 if profile == "smoke" else None),
     )
@@ -180,6 +197,30 @@ def _table_3(size: Size) -> Iterator[Suspect]:
     for index in range(IRRELEVANT_MODELS):
         lineage = _link(list(TRAINED)[index % len(TRAINED)], size, "garments", 200 + index)
         yield Suspect(lineage=lineage, family="Irrelevant", positive=False)
+
+
+def _cohort(size: Size) -> CohortPlan:
+    """Kinds of theft, the cheap ones of Table 3 first; a teacher and its thefts take four minutes of a core."""
+    settings = f"lr={size.tuning_lr},batch={size.batch},seed={{seed}}"
+    tuning, recovery = f"public,{size.tuning}ep,{settings}", f"public,{size.recovery}ep,{settings}"
+    taught = f"batch={size.batch},seed={{seed}}"
+    kinds = {
+        "as it is": "",
+        **{f"WP {ratio}": f"wp({ratio})" for ratio in (0.5, 0.8, 0.9)},
+        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.25, 0.5)},
+        "FP 0.5, tuned": f"fp(0.5)>ftal({recovery})",
+        "FTAL": f"ftal({tuning})",
+        "RTLL": f"rtll({tuning})",
+        "RTAL": f"rtal({tuning})",
+        "student M": f"distill(public,{size.student}ep,lr={size.lr['M']},{taught},student=M)",
+        "student small": f"extract(public,{size.small}ep,lr=0.001,{taught},student=small)",
+    }
+    return CohortPlan(
+        teachers=size.teachers,
+        copies=size.copies,
+        teacher=_link("M", size, "own", 0).replace("seed=0", "seed={seed}"),
+        kinds=kinds,
+    )
 
 
 def _link(name: str, size: Size, data: str, seed: int) -> str:

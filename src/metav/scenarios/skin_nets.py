@@ -69,6 +69,14 @@ def vgg(side: int) -> Classifier:
     return Classifier(net if side >= 224 else _on_one_pixel(net, 512), side)
 
 
+def small() -> Classifier:
+    """Four convolutions with batch norm, on 28 pixels: a student of the cohort, in a third of a ResNet's time."""
+    layers: list[nn.Module] = []
+    for narrow, wide, stride in ((3, 32, 1), (32, 64, 2), (64, 96, 2), (96, 128, 2)):
+        layers += [nn.Conv2d(narrow, wide, 3, stride, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
+    return Classifier(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, len(CLASSES))), 28)
+
+
 def _on_one_pixel(net: nn.Module, channels: int) -> nn.Module:
     """Give `net` a head for few pixels.
 
