@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from metav.adversarial import Recipe, fit
-from metav.scenarios.base import Profile, Scenario, Suspect, thin
+from metav.scenarios.base import CohortPlan, Profile, Scenario, Suspect, thin
 from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist, located
 from metav.scenarios.fashion_judge import features, frechet, judge, same_garment
 from metav.scenarios.fashion_nets import LATENT, PENALTY, dcgan, perceptrons
+from metav.scenarios.fashion_open import STRANGE, outsiders
+from metav.scenarios.fashion_open import suspects as strangers
 from metav.spec import Model, Spec
 from metav.training import Part
 
@@ -47,7 +49,8 @@ class Size:
     """How big a profile is.
 
     `own`, `public` and `test` count images; `epochs` is for a model from scratch, or a student, by architecture;
-    `tuning` is for fine-tuning and retraining: a third of the training from scratch, as for Warfarin.
+    `tuning` is for fine-tuning and retraining: a third of the training from scratch, as for Warfarin. The cohort has
+    `teachers` and `copies` of the target, and students of `student` epochs.
     """
 
     own: int
@@ -55,14 +58,42 @@ class Size:
     test: int
     epochs: Mapping[str, int]
     tuning: int
+    teachers: int
+    copies: int
+    student: int
 
 
 SIZES: Mapping[Profile, Size] = {
-    "smoke": Size(own=128, public=128, test=100, epochs={"S": 1, "M": 1, "L": 1, "XL": 1}, tuning=1),
-    # a minute of one core for each model from scratch, until it is recognised
-    "cpu": Size(own=10_000, public=10_000, test=2_000, epochs={"S": 8, "M": 5, "L": 4, "XL": 6}, tuning=2),
-    # the whole training split, and 10 epochs of tuning (section 5.2)
-    "paper": Size(own=30_000, public=30_000, test=10_000, epochs={"S": 50, "M": 40, "L": 30, "XL": 30}, tuning=10),
+    "smoke": Size(
+        own=128,
+        public=128,
+        test=100,
+        epochs={"S": 1, "M": 1, "L": 1, "XL": 1},
+        tuning=1,
+        teachers=6,
+        copies=2,
+        student=1,
+    ),
+    "cpu": Size(  # a minute of one core for each model from scratch, until it is recognised
+        own=10_000,
+        public=10_000,
+        test=2_000,
+        epochs={"S": 8, "M": 5, "L": 4, "XL": 6},
+        tuning=2,
+        teachers=24,
+        copies=4,
+        student=5,
+    ),
+    "paper": Size(  # the whole training split, and 10 epochs of tuning (section 5.2)
+        own=30_000,
+        public=30_000,
+        test=10_000,
+        epochs={"S": 50, "M": 40, "L": 30, "XL": 30},
+        tuning=10,
+        teachers=64,
+        copies=8,
+        student=30,
+    ),
 }
 
 # Table 3: row -> number of suspects.
@@ -89,7 +120,7 @@ def load(profile: Profile) -> Scenario:
         profile=profile,
         spec=Spec(input_shape=(LATENT,), output_shape=(1, SIDE, SIDE), low=-BOX, high=BOX, output="images"),
         parts=parts,
-        architectures=ARCHITECTURES,
+        architectures={**ARCHITECTURES, **STRANGE},
         target=_link("XL", "own", size.epochs["XL"], TARGET_SEED),
         suspects=thin(suspects) if profile == "smoke" else suspects,
         fit=partial(fit, recipe=RECIPE),
@@ -97,6 +128,9 @@ def load(profile: Profile) -> Scenario:
         method=f"GAN, Adam, logistic losses, R1 {PENALTY} for perceptrons, {RECIPE}",
         group=1,
         data=f"FashionMNIST, {located()}",
+        cohort=_cohort(size),
+        strangers=thin(tuple(strangers()), 1) if profile == "smoke" else tuple(strangers()),
+        outsiders=partial(outsiders, most=1 if profile == "smoke" else None),
     )
 
 
@@ -141,6 +175,30 @@ def _table_3(size: Size, enlarged: int) -> Iterator[Suspect]:
         name = list(TRAINED)[index % len(TRAINED)]
         lineage = _link(name, "digits", size.epochs[name] * enlarged, 200 + index)
         yield Suspect(lineage=lineage, family="Irrelevant", positive=False)
+
+
+def _cohort(size: Size) -> CohortPlan:
+    """Kinds of theft, the cheap ones of Table 3 first; a teacher and its thefts take three minutes of a core."""
+    tuning, recovery = (_link("ftal", "public", epochs, 0) for epochs in (size.tuning, RECOVERY_EPOCHS))
+    kinds = {
+        "as it is": "",
+        **{f"WP {ratio}": f"wp({ratio})" for ratio in (0.3, 0.5, 0.8)},
+        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.25, 0.5)},
+        "FP 0.5, tuned": f"fp(0.5)>{recovery}",
+        "FTAL": tuning,
+        "RTAL": tuning.replace("ftal", "rtal"),
+        "student S": _link("extract", "public", size.student, 0, "student=S,"),
+    }
+    return CohortPlan(
+        teachers=size.teachers,
+        copies=size.copies,
+        teacher=_seeded(_link("XL", "own", size.epochs["XL"], 0)),
+        kinds={kind: _seeded(links) for kind, links in kinds.items()},
+    )
+
+
+def _seeded(links: str) -> str:
+    return links.replace("seed=0", "seed={seed}")
 
 
 def _link(name: str, data: str, epochs: int, seed: int, more: str = "") -> str:
