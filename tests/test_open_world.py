@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from metav import benchmark, cells, scenarios
+from metav import benchmark, cells, scenarios, schemes
 from metav.cli import main
 from metav.errors import UsageError
-from metav.scenarios import warfarin_open
-from metav.scenarios.warfarin_nets import STRANGE
+from metav.scenarios.fashion_open import STRANGE as FASHION
+from metav.scenarios.skin_strange import STRANGE as SKIN
+from metav.scenarios.warfarin_nets import STRANGE as WARFARIN
+from metav.verification import verify
 from metav.zoo import Zoo
 
 
@@ -24,24 +27,50 @@ def zoo(smoke_zoo) -> Zoo:
     return found
 
 
-def test_warfarin_meets_enough_strangers_and_thefts():
-    scenario = scenarios.load("warfarin", "cpu")
+# -- composition ---------------------------------------------------------------------------------------------------
+
+FITTED = {"warfarin": (27, 8), "skin": (14, 8), "fashion": (24, 4)}  # outsiders: independent, derived
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_enough_strangers_and_thefts_are_met(name):
+    scenario = scenarios.load(name, "cpu")
     sides = Counter(suspect.positive for suspect in scenario.strangers)
-    estimators = len(warfarin_open._estimators()) * 2
-    assert sides[False] + estimators + 1 == 71
-    assert sides[True] + len(warfarin_open._extractors()) + 3 == 38
+    independent, derived = FITTED[name]
+    assert sides[False] + independent >= 40
+    assert sides[True] + derived >= 20
     assert len({suspect.lineage for suspect in scenario.strangers}) == len(scenario.strangers)
 
 
-def test_strangers_are_of_kinds_that_neither_zoo_nor_cohort_holds():
-    scenario = scenarios.load("warfarin", "cpu")
+@pytest.mark.parametrize(("name", "strange"), [("warfarin", WARFARIN), ("skin", SKIN), ("fashion", FASHION)])
+def test_strangers_are_of_kinds_that_neither_zoo_nor_cohort_holds(name, strange):
+    scenario = scenarios.load(name, "cpu")
     known = [*(suspect.lineage for suspect in scenario.suspects), *scenario.cohort.all()]
-    assert not set(known) & {suspect.lineage for suspect in scenario.strangers}
+    known = {scenario.lineage(text).text for text in known}
+    assert not known & {scenario.lineage(suspect.lineage).text for suspect in scenario.strangers}
     steps = [scenario.lineage(text).step for text in known]
     held = {getattr(step, "architecture", None) or getattr(step, "student", None) for step in steps}
-    assert not held & set(STRANGE)
+    assert not held & set(strange)
     for suspect in scenario.strangers:
         assert suspect.positive == scenario.lineage(suspect.lineage).text.startswith("target>")
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_cohort_is_made_as_the_target_was_from_seeds_that_nothing_else_has(name):
+    scenario = scenarios.load(name, "cpu")
+    plan = scenario.cohort
+    target = scenario.lineage("target").step
+    plain = [scenario.lineage(text) for text in plan.lineages("as it is")]
+    assert [each.text for each in plain[plan.teachers :]] == ["target"] * plan.copies
+    for each in plain[: plan.teachers]:
+        assert replace(each.step, seed=0) == replace(target, seed=0)
+    seeds = {scenario.lineage(suspect.lineage).training for suspect in (*scenario.suspects, *scenario.strangers)}
+    assert not {each.step.seed for each in plain[: plan.teachers]} & {each.seed for each in seeds if each is not None}
+    for kind in plan.kinds:
+        assert len(set(plan.lineages(kind))) >= plan.teachers + 1
+
+
+# -- Warfarin at smoke size ----------------------------------------------------------------------------------------
 
 
 def test_outsiders_are_fitted_on_what_their_names_say(zoo):
@@ -91,10 +120,34 @@ def test_bench_counts_false_accusations_and_misses(zoo, tmp_path):
 
 
 def test_a_scenario_without_an_open_world_says_so(smoke_zoo, monkeypatch):
-    from dataclasses import replace
-
     bare = Zoo(replace(smoke_zoo.scenario, strangers=(), outsiders=None), smoke_zoo.folder)
     with pytest.raises(UsageError, match="expected a scenario with an open world, got warfarin"):
         benchmark.check_protocol(bare, "open-world")
     with pytest.raises(UsageError, match="did you mean 'open-world'"):
         cells.check_protocol("open-word")
+
+
+# -- Skin and Fashion at smoke size --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["skin", "fashion"])
+def test_images_have_a_cohort_and_an_open_world_too(name, tmp_path):
+    """Few of each, barely trained: that all of them can be made, asked and judged."""
+    scenario = scenarios.load(name, "smoke")
+    few = replace(
+        scenario,
+        suspects=tuple(s for s in scenario.suspects if s.family in ("WP", "FTLL", "Independent M", "Independent S")),
+        strangers=tuple(s for s in scenario.strangers if "ftal" not in s.lineage and "M(" not in s.lineage),
+    )
+    zoo = Zoo(few, tmp_path / "zoo", cohort=True, open_world=True)
+    zoo.build(jobs=2)
+    known = benchmark.ensemble(zoo, few.suspects, cohort=True)
+    assert known.cohort.teachers == scenario.cohort.teachers
+    made = schemes.get("cohort(pool=20,steps=1)").construct(known, queries=6, seed=0)
+    met = benchmark._open_world(zoo)
+    families = {(each.family, each.positive) for each in met}
+    assert families >= {(s.family, s.positive) for s in few.strangers}
+    assert len(families) > len({s.family for s in few.strangers})
+    for each in met:
+        assert 0 <= verify(made, each.model).rate <= 1
+        assert each.quality.keys() == zoo.record("target").quality.keys()

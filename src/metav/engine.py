@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -74,6 +75,19 @@ def map(  # noqa: A001 (the name says it)
             if progress:
                 progress(item)
         return results
+    with warnings.catch_warnings():
+        # a worker whose memory has grown is replaced by a new one, and says so
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        return _map_parallel(function, items, jobs, backend, progress)
+
+
+def _map_parallel(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    jobs: int,
+    backend: str,
+    progress: Callable[[Item], None] | None,
+) -> list[Result]:
     indexed = joblib.Parallel(n_jobs=jobs, backend=backend, return_as="generator_unordered")(
         joblib.delayed(_indexed)(function, index, item) for index, item in enumerate(items)
     )

@@ -112,7 +112,7 @@ def load(profile: Profile) -> Scenario:
     MissingExtraError
         scikit-learn is not installed.
     """
-    size = SIZES[profile]
+    size, smoke = SIZES[profile], profile == "smoke"
     parts = _parts(size)
     suspects = tuple(_table_3(size, enlarged=max(1, round(size.own / len(parts["digits"].x)))))
     return Scenario(
@@ -122,15 +122,15 @@ def load(profile: Profile) -> Scenario:
         parts=parts,
         architectures={**ARCHITECTURES, **STRANGE},
         target=_link("XL", "own", size.epochs["XL"], TARGET_SEED),
-        suspects=thin(suspects) if profile == "smoke" else suspects,
+        suspects=thin(suspects) if smoke else suspects,
         fit=partial(fit, recipe=RECIPE),
         quality=partial(quality, own=size.own),
         method=f"GAN, Adam, logistic losses, R1 {PENALTY} for perceptrons, {RECIPE}",
         group=1,
         data=f"FashionMNIST, {located()}",
-        cohort=_cohort(size),
-        strangers=thin(tuple(strangers()), 1) if profile == "smoke" else tuple(strangers()),
-        outsiders=partial(outsiders, most=1 if profile == "smoke" else None),
+        cohort=_cohort(size, smoke),
+        strangers=thin(tuple(strangers()), 1) if smoke else tuple(strangers()),
+        outsiders=partial(outsiders, most=1 if smoke else None),
     )
 
 
@@ -177,7 +177,7 @@ def _table_3(size: Size, enlarged: int) -> Iterator[Suspect]:
         yield Suspect(lineage=lineage, family="Irrelevant", positive=False)
 
 
-def _cohort(size: Size) -> CohortPlan:
+def _cohort(size: Size, smoke: bool) -> CohortPlan:
     """Kinds of theft, the cheap ones of Table 3 first; a teacher and its thefts take three minutes of a core."""
     tuning, recovery = (_link("ftal", "public", epochs, 0) for epochs in (size.tuning, RECOVERY_EPOCHS))
     kinds = {
@@ -189,6 +189,8 @@ def _cohort(size: Size) -> CohortPlan:
         "RTAL": tuning.replace("ftal", "rtal"),
         "student S": _link("extract", "public", size.student, 0, "student=S,"),
     }
+    if smoke:
+        kinds = {name: kinds[name] for name in ("as it is", "WP 0.5", "student S")}
     return CohortPlan(
         teachers=size.teachers,
         copies=size.copies,
