@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -56,3 +57,17 @@ def test_a_killed_worker_is_one_sentence():
     with pytest.raises(MetavError, match="worker processes to finish, got one that was killed"):
         engine.map(die, [1, 2], jobs=2)
     assert [value for value, _, _ in engine.map(square, [1, 2], jobs=2)] == [1, 4]
+
+
+_hoard: list[torch.Tensor] = []
+
+
+def _grow(item: int) -> int:
+    _hoard.append(torch.ones(100_000_000))  # 400 MB
+    time.sleep(1.05)  # memory is looked at once a second
+    return item
+
+
+def test_workers_that_grow_are_replaced_and_nothing_is_lost():
+    """The warning that says so, taken for an error as in these tests, would end the thread that hands out the work."""
+    assert engine.map(_grow, list(range(6)), jobs=2) == list(range(6))
