@@ -52,7 +52,7 @@ def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
         left.set_title(f"ARUC {aruc:.3f}{spread} (ceiling 0.980)", loc="left", fontsize=10)
         right.set_title("Test suspects, derived (blue) and independent (orange)", loc="left", fontsize=10)
         figure.suptitle(
-            f"{title(row)} on {row['scenario']} ({row['profile']}), "
+            f"{title(row)} on {row['scenario']} ({row['profile']}, protocol {row['protocol']}), "
             f"{row['queries']} queries, {row['repeats']} repetitions",
             fontsize=11,
             x=0.01,
