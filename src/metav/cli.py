@@ -158,8 +158,8 @@ def bench(
     from metav.results import COUNTS, METRICS, title
 
     rows = report.write(folder, found.scenario, results, _command(), lacking)
-    heads = ["ARUC", "ARUC exact", "AUC", "robustness at 100 % uniqueness", "false accusations", "missed"]
-    table = Table("scheme", *heads, "construction, s")
+    heads = ["ARUC", "ARUC exact", "AUC", "robustness at\n100 % uniqueness", "false\naccusations", "missed"]
+    table = Table("scheme", *heads, "construction,\ns")
     for row in rows:
         shown = [report.cell(row[key]) for key in METRICS] + [report.cell(row[key], 1) for key in COUNTS]
         table.add_row(title(row), *shown, report.cell(row["construct_seconds"], 1))
