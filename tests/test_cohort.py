@@ -15,8 +15,8 @@ from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.schemes.base import CohortModels
 from metav.schemes.cohort import Cohort
-from metav.schemes.cohort_answers import FAR, Answers, candidates, choose, condition, gains, information, moments
-from metav.schemes.cohort_exact import apart, spread
+from metav.schemes.cohort_answers import FAR, Answers, Conditioned, candidates, choose, information, moments
+from metav.schemes.cohort_exact import spread
 from metav.scorers.cohort import CLIP, COLUMNS, TINY, CohortRank, columns
 from metav.stacks import together
 from metav.verification import verify
@@ -59,20 +59,21 @@ def test_information_is_that_of_whole_matrices():
 def test_conditioning_leaves_the_schur_complement():
     found, thefts, independent = drawn()
     sigma, s = literal_sigma(thefts, independent)
-    rows, left = found.rows.clone(), found.s.clone()
-    added = condition(rows, left, 2, 1, RIDGE)
-    at = 2 * 2 + 1
-    variance = sigma[at, at] + RIDGE
-    assert added == pytest.approx((s[at] ** 2 / variance).item(), rel=1e-9)
-    assert torch.allclose(left.flatten(), s - sigma[at] * s[at] / variance)
-    remaining = sigma - torch.outer(sigma[at], sigma[at]) / variance
-    assert torch.allclose(rows.flatten(1).T @ rows.flatten(1), remaining, atol=1e-9)
+    left = Conditioned(found, RIDGE)
+    added = left.pick(2) + left.pick(4)
+    at = [4, 5, 8, 9]
+    given = torch.linalg.inv(sigma[at][:, at] + RIDGE * torch.eye(4))
+    assert added == pytest.approx((s[at] @ given @ s[at]).item(), rel=1e-9)
+    assert torch.allclose(left.s.flatten(), s - sigma[:, at] @ given @ s[at])
+    remaining = sigma - sigma[:, at] @ given @ sigma[at]
+    blocks = torch.stack([remaining[2 * q : 2 * q + 2, 2 * q : 2 * q + 2] for q in range(6)])
+    assert torch.allclose(left.blocks, blocks, atol=1e-9)
 
 
 def test_gains_are_the_information_of_each_query_alone():
     found, thefts, independent = drawn()
     sigma, s = literal_sigma(thefts, independent)
-    for query, gain in enumerate(gains(found.rows, found.s, RIDGE).tolist()):
+    for query, gain in enumerate(Conditioned(found, RIDGE).gains().tolist()):
         at = slice(2 * query, 2 * query + 2)
         block = sigma[at, at] + RIDGE * torch.eye(2)
         assert gain == pytest.approx((s[at] @ torch.linalg.inv(block) @ s[at]).item(), rel=1e-9)
@@ -267,11 +268,11 @@ def test_answers_that_match_all_owners_alike_are_no_evidence(models):
 def test_queries_tell_owners_apart():
     found, *_ = drawn()
     sigma = found.covariance(slice(None), 0.0)
-    for query, gain in enumerate(apart(found.rows, RIDGE).tolist()):
+    for query, gain in enumerate(Conditioned(found, RIDGE).apart().tolist()):
         at = slice(2 * query, 2 * query + 2)
         expected = torch.trace(sigma[at, at] @ torch.linalg.inv(sigma[at, at] + RIDGE * torch.eye(2)))
         assert gain == pytest.approx(expected.item(), rel=1e-9)
-    first = int(apart(found.rows, RIDGE).argmax())
+    first = int(Conditioned(found, RIDGE).apart().argmax())
     assert spread([found], 3, torch.ones(6, dtype=torch.bool), RIDGE)[0] == first
 
 

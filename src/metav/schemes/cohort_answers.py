@@ -63,42 +63,57 @@ def information(kind: Moments, ridge: float) -> Tensor:
 
 
 def choose(kinds: Sequence[Moments], count: int, allowed: Tensor, ridge: float) -> list[int]:
-    """Pick queries one by one: the one that most raises the mean logarithm over kinds of 1 + information.
-
-    Given the columns of the queries picked, s and Sigma of all others are conditioned on them (pivoted Cholesky).
-    """
-    left = [(kind.rows.clone(), kind.s.clone()) for kind in kinds]
+    """Pick queries one by one: the one that most raises the mean logarithm over kinds of 1 + information."""
+    left = [Conditioned(kind, ridge) for kind in kinds]
     known = [1.0] * len(kinds)
     allowed = allowed.clone()
     picked: list[int] = []
     for _ in range(min(count, int(allowed.sum()))):
-        slope = torch.stack([gains(rows, s, ridge) / now for (rows, s), now in zip(left, known, strict=True)]).sum(0)
+        slope = torch.stack([kind.gains() / now for kind, now in zip(left, known, strict=True)]).sum(0)
         query = int(slope.masked_fill(~allowed, -1).argmax())
         picked.append(query)
         allowed[query] = False
-        for index, (rows, s) in enumerate(left):
-            known[index] += sum(condition(rows, s, query, column, ridge) for column in range(s.shape[1]))
+        known = [now + kind.pick(query) for kind, now in zip(left, known, strict=True)]
     return picked
 
 
-def gains(rows: Tensor, s: Tensor, ridge: float) -> Tensor:
-    """Information (Q,) that each query would add alone, from rows (f, Q, c) and s (Q, c)."""
-    sigma = torch.einsum("fqc,fqd->qcd", rows, rows) + ridge * torch.eye(s.shape[1])
-    found: Tensor = torch.linalg.solve(sigma, s)
-    return (s * found).sum(1)
+class Conditioned:
+    """s and Sigma of one kind at all Q queries, given the answers to those picked (pivoted Cholesky).
 
+    Sigma itself, (Q c, Q c), is never made: only its blocks for single queries, and its rows for those picked.
+    """
 
-def condition(rows: Tensor, s: Tensor, query: int, column: int, ridge: float) -> float:
-    """Condition `rows` (f, Q, c) and `s` (Q, c), in place, on one column of a query; return what it adds."""
-    f = rows[:, query, column].clone()
-    square = float(f @ f)
-    variance, missed = square + ridge, float(s[query, column])
-    shared = torch.einsum("f,fqc->qc", f, rows)
-    s -= shared * (missed / variance)
-    if square > 0:
-        shrink = (1 - (ridge / variance) ** 0.5) / square  # so that the rows' products lose shared shared' / variance
-        rows -= shrink * f[:, None, None] * shared
-    return missed**2 / variance
+    def __init__(self, kind: Moments, ridge: float) -> None:
+        self.rows, self.s, self.ridge = kind.rows, kind.s.clone(), ridge
+        self.blocks = torch.einsum("fqc,fqd->qcd", kind.rows, kind.rows)
+        self.given: list[Tensor] = []  # of each column picked: its covariances (Q, c), divided by its spread
+
+    def gains(self) -> Tensor:
+        """Information (Q,) that each query would add."""
+        found: Tensor = torch.linalg.solve(self._noisy(), self.s)
+        return (self.s * found).sum(1)
+
+    def apart(self) -> Tensor:
+        """Trace (Q,) of Sigma (Sigma + ridge I)^-1 for each query alone."""
+        found: Tensor = torch.linalg.solve(self._noisy(), self.blocks)
+        return found.diagonal(dim1=1, dim2=2).sum(1)
+
+    def pick(self, query: int) -> float:
+        """Condition on a query, one column after the other; return the information that it adds."""
+        added = 0.0
+        for column in range(self.s.shape[1]):
+            shared = torch.einsum("f,fqc->qc", self.rows[:, query, column], self.rows)
+            for each in self.given:
+                shared -= each[query, column] * each
+            variance, missed = float(shared[query, column]) + self.ridge, float(self.s[query, column])
+            added += missed**2 / variance
+            self.s -= shared * (missed / variance)
+            self.given.append(shared / variance**0.5)
+            self.blocks -= torch.einsum("qc,qd->qcd", self.given[-1], self.given[-1])
+        return added
+
+    def _noisy(self) -> Tensor:
+        return self.blocks + self.ridge * torch.eye(self.s.shape[1])
 
 
 def candidates(ensemble: Ensemble, pool: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

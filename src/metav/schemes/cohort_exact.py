@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metav.schemes.cohort_answers import DATA, FLOOR, Answers, Moments, condition, moments
+from metav.schemes.cohort_answers import DATA, FLOOR, Answers, Conditioned, Moments, moments
 from metav.scorers.cohort import CohortRank
 
 
@@ -57,23 +57,14 @@ def spread(kinds: list[Moments], count: int, allowed: Tensor, ridge: float) -> l
     That is the sum over kinds of the trace of Sigma (Sigma + ridge I)^-1: what `choose` would gain on the mean over all
     owners in the target's place.
     """
-    left = [kind.rows.clone() for kind in kinds]
-    none = [torch.zeros_like(kind.s) for kind in kinds]
+    left = [Conditioned(kind, ridge) for kind in kinds]
     allowed = allowed.clone()
     picked: list[int] = []
     for _ in range(min(count, int(allowed.sum()))):
-        gain = torch.stack([apart(rows, ridge) for rows in left]).sum(0)
+        gain = torch.stack([kind.apart() for kind in left]).sum(0)
         query = int(gain.masked_fill(~allowed, -1).argmax())
         picked.append(query)
         allowed[query] = False
-        for rows, s in zip(left, none, strict=True):
-            for column in range(s.shape[1]):
-                condition(rows, s, query, column, ridge)
+        for kind in left:
+            kind.pick(query)
     return picked
-
-
-def apart(rows: Tensor, ridge: float) -> Tensor:
-    """Trace (Q,) of Sigma (Sigma + ridge I)^-1 for each query alone, from rows (f, Q, c)."""
-    sigma = torch.einsum("fqc,fqd->qcd", rows, rows)
-    found: Tensor = torch.linalg.solve(sigma + ridge * torch.eye(rows.shape[2]), sigma)
-    return found.diagonal(dim1=1, dim2=2).sum(1)
