@@ -216,11 +216,11 @@ class Zoo:
         return model.eval().requires_grad_(False)
 
     def _shell(self, lineage: Lineage) -> nn.Module:
-        """A model of a lineage's architecture, with any weights, behind what changes its answers."""
+        """A model of a lineage's architecture, without weights that mean anything, behind what changes its answers."""
         if isinstance(lineage.step, Change):
             assert lineage.parent is not None  # noqa: S101 (only a new model has no parent)
             return lineage.step.wrap(self._shell(self.scenario.lineage(lineage.parent)))
-        return self.scenario.fresh(self.architecture(lineage), seed=0)
+        return self.scenario.make(self.architecture(lineage))()
 
     def verify(self) -> list[str]:
         """Check every suspect; return one sentence for each that is missing or damaged."""

@@ -180,10 +180,14 @@ class Scenario:
 
     def fresh(self, architecture: str, seed: int) -> nn.Module:
         """Return a new model of a named architecture with weights drawn from `seed`."""
+        with seeded(seed):
+            return self.make(architecture)()
+
+    def make(self, architecture: str) -> Callable[[], nn.Module]:
+        """The constructor of a named architecture."""
         if architecture not in self.architectures:
             raise unknown("architecture", architecture, self.architectures)
-        with seeded(seed):
-            return self.architectures[architecture]()
+        return self.architectures[architecture]
 
     def settings(self) -> dict[str, str]:
         """All that changes a suspect besides its lineage; a zoo keeps to one set of settings."""

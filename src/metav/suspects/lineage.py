@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from metav.errors import unknown
@@ -93,6 +94,7 @@ class Lineage:
         return self.step if isinstance(self.step, Training) else None
 
 
+@lru_cache(maxsize=2**16)  # a zoo asks for the same ones again and again
 def parse(text: str, target: str) -> Lineage:
     """Read a lineage such as `target>wp(0.3)>ftal(public,10ep,lr=0.001,batch=64,seed=2)`.
 
