@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metav.errors import unknown
 from metav.spec import Model, Spec
@@ -42,6 +43,17 @@ class Outsider:
     positive: bool
     model: Model
     quality: Mapping[str, float] = field(default_factory=dict)
+
+
+def mixtures(target: Model, other: Model) -> Iterator[Outsider]:
+    """Thefts that answer with the mean of `target` and an independent model, in two proportions."""
+    for share in (0.5, 0.7):
+        model = partial(_mixed, target, other, share)
+        yield Outsider(name=f"{share} target, rest independent", family="mixture", positive=True, model=model)
+
+
+def _mixed(first: Model, second: Model, share: float, x: Tensor) -> Tensor:
+    return share * first(x) + (1 - share) * second(x)
 
 
 def thin(suspects: Sequence[Suspect], most: int = 4) -> tuple[Suspect, ...]:

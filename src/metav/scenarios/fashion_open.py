@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metav.adversarial import Gan
 from metav.optim import Adam
-from metav.scenarios.base import Outsider, Suspect
+from metav.scenarios.base import Outsider, Suspect, mixtures
 from metav.scenarios.fashion_data import SIDE
 from metav.scenarios.fashion_nets import LATENT, PENALTY, dcgan
 from metav.spec import Model
@@ -124,13 +124,7 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
     for name, model in (("linear", _linear(public.x, answers)), ("nearest code", _nearest(public.x, answers))):
         yield Outsider(name=f"{name} of answers", family="extraction, no GAN", positive=True, model=model)
     other = made["components, 30"](public.y)
-    for share in (0.5, 0.7):
-        model = _mixture(target, other, share)
-        yield Outsider(name=f"{share} target, rest independent", family="mixture", positive=True, model=model)
-
-
-def _mixture(first: Model, second: Model, share: float) -> Model:
-    return lambda z: share * first(z) + (1 - share) * second(z)
+    yield from mixtures(target, other)
 
 
 def _always(image: Tensor, z: Tensor) -> Tensor:

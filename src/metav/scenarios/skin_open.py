@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metav.scenarios.base import Outsider, Suspect
+from metav.scenarios.base import Outsider, Suspect, mixtures
 from metav.scenarios.skin_data import CLASSES
 from metav.spec import Model
 from metav.training import Part
@@ -103,17 +103,11 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
     for name, constant in (("frequencies", shares), ("even", torch.full_like(shares, 1 / len(shares)))):
         yield Outsider(name=name, family="constant", positive=False, model=_constantly(constant))
     other = _fitted("", "", False, _estimators()["nearest neighbours"](), public.x, public.y).model
-    for share in (0.5, 0.7):
-        model = _mixture(target, other, share)
-        yield Outsider(name=f"{share} target, rest independent", family="mixture", positive=True, model=model)
+    yield from mixtures(target, other)
 
 
 def _constantly(answer: Tensor) -> Model:
     return lambda x: answer.expand(len(x), -1)
-
-
-def _mixture(first: Model, second: Model, share: float) -> Model:
-    return lambda x: share * first(x) + (1 - share) * second(x)
 
 
 def _fitted(name: str, family: str, positive: bool, estimator: Any, x: Tensor, y: Tensor) -> Outsider:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metav.scenarios.base import Outsider, Suspect
+from metav.scenarios.base import Outsider, Suspect, mixtures
 from metav.spec import Model
 from metav.training import Part
 
@@ -132,13 +132,7 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
     median = public.y.median()
     yield Outsider(name="median", family="constant", positive=False, model=lambda x: median.expand(len(x), 1))
     other = _fitted("", "", False, _estimators()["perceptron, tanh"](), public.x, public.y).model
-    for share in (0.5, 0.7):
-        model = _mixture(target, other, share)
-        yield Outsider(name=f"{share} target, rest independent", family="mixture", positive=True, model=model)
-
-
-def _mixture(first: Model, second: Model, share: float) -> Model:
-    return lambda x: share * first(x) + (1 - share) * second(x)
+    yield from mixtures(target, other)
 
 
 def _fitted(name: str, family: str, positive: bool, estimator: Any, x: Tensor, y: Tensor) -> Outsider:
