@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+import tiny
+from metav import adversarial
 from metav.errors import UsageError
 from metav.optim import SGD, Adam
 from metav.scenarios import Suspect
 from metav.suspects import Distillation, parse
 from metav.suspects.base import Draft, Training
-from metav.suspects.facade import AnswerNoise, Clipping, Rescaling, Rounding
+from metav.suspects.facade import AnswerNoise, Blurring, Clipping, Compression, Rescaling, Rounding, Tempering
 from metav.suspects.perturbation import Quantisation, WeightNoise
-from metav.training import Objective, Part, absolute_error, anneal, fit, huber_error, quantile_error, squared_error
+from metav.training import (
+    Objective,
+    Part,
+    absolute_error,
+    adverse,
+    anneal,
+    class_error,
+    fit,
+    huber_error,
+    quantile_error,
+    soften,
+    squared_error,
+)
 from metav.zoo import Zoo
 
 TARGET = "S(own,30ep,lr=0.001,batch=64,seed=0)"
@@ -79,6 +94,39 @@ def test_noisy_answers_are_the_same_in_each_call():
     assert torch.equal(step.changed(answers), step.changed(answers))
 
 
+def test_tempered_probabilities_are_those_of_divided_logits():
+    logits = torch.randn(6, 4)
+    found = Tempering(temperature=2.5).changed(logits.softmax(-1))
+    assert torch.allclose(found, (logits / 2.5).softmax(-1), atol=1e-6)
+    assert Tempering(temperature=2).changed(torch.tensor([[1.0, 0.0]])).isfinite().all()
+
+
+def test_blurred_images_are_what_a_gaussian_makes_of_them():
+    x = torch.zeros(1, 2, 15, 15)
+    x[0, 1, 7, 7] = 1
+    seen = Blurring(size=1.0).seen(x)
+    assert seen.shape == x.shape
+    assert seen[0, 0].abs().max() == 0  # colours stay apart
+    kernel = torch.exp(-(torch.arange(-2, 3.0) ** 2) / 2)
+    kernel = kernel / kernel.sum()
+    assert torch.allclose(seen[0, 1, 5:10, 5:10], kernel[:, None] * kernel)
+    assert torch.allclose(Blurring(size=2.0).seen(torch.full((1, 3, 9, 9), 0.3)), torch.full((1, 3, 9, 9), 0.3))
+
+
+def test_compressed_images_are_near_and_poorer_ones_further():
+    smooth = torch.linspace(-1, 1, 28).expand(3, 3, 28, 28)
+    far = [(Compression(quality=quality).seen(smooth) - smooth).abs().mean().item() for quality in (95, 20)]
+    assert 0 < far[0] < far[1] < 0.1
+    assert Compression(quality=50).seen(smooth).shape == smooth.shape
+
+
+def test_what_the_model_sees_is_changed_and_its_answers_are_not():
+    model = tiny.frozen(tiny.of_images(0))
+    x = torch.rand(4, 3, 8, 8) * 2 - 1
+    step = Blurring(size=1.0)
+    assert torch.equal(step.draft(model, None).model(x), model(step.seen(x)))
+
+
 def test_a_zoo_keeps_and_gives_back_a_model_behind_a_facade(warfarin, tmp_path):
     links = ("target>rounded(5)", "target>rounded(5)>noisy(2.0,seed=1)")
     strangers = tuple(Suspect(lineage=text, family="changed answers", positive=True) for text in links)
@@ -99,6 +147,10 @@ def test_a_zoo_keeps_and_gives_back_a_model_behind_a_facade(warfarin, tmp_path):
         ("noisy(inf,seed=1)", "finite size above 0"),
         ("clipped(low=3,high=3)", "low below high"),
         ("rescaled(scale=-1)", "finite scale above 0"),
+        ("tempered(0)", "finite temperature above 0"),
+        ("blurred(0)", "finite size above 0"),
+        ("compressed(0)", "a quality from 1 to 95, got 0"),
+        ("ftal(public,3ep,lr=0.1,batch=8,seed=1,adversarial=-1)", "adversarial change of at least 0"),
         ("ftal(public,3ep,lr=0.1,batch=8,seed=1,optimiser=adamm)", "did you mean 'adam'"),
         ("ftal(public,3ep,lr=0.1,batch=8,seed=1,decay=-1)", "weight decay of at least 0"),
     ],
@@ -192,3 +244,38 @@ def test_an_extraction_has_the_teachers_answers_and_no_labels():
     pair = [Distillation(**PLAIN, student="x", labels=0).draft(teacher, lambda _, seed: net(seed)) for _ in range(2)]
     fit(pair, {"public": Part(x=x, y=ones)}, objective)
     assert torch.allclose(pair[1].model[0].weight, student(zeros, 0)[0].weight, atol=1e-5)
+
+
+def test_a_copycat_has_the_teachers_classes_and_nothing_else():
+    """Answers of other confidence, but the same classes, make the same student; an extraction's differ."""
+    x = torch.randn(32, 5)
+    sure = net(7).eval().requires_grad_(False)
+    unsure = nn.Sequential(*sure[:2], nn.Linear(8, 2)).requires_grad_(False)
+    unsure[2].load_state_dict({name: 0.1 * value for name, value in sure[2].state_dict().items()})
+    objective = Objective(loss=class_error, imitation=partial(soften, 4.0, 0.9), labelled=partial(torch.argmax, dim=-1))
+
+    def student(teacher: nn.Module, soft: int) -> nn.Module:
+        draft = Distillation(**PLAIN, student="x", labels=0, soft=soft).draft(teacher, lambda _, seed: net(seed))
+        fit([draft], {"public": Part(x=x, y=torch.zeros(32, dtype=torch.long))}, objective)
+        return draft.model
+
+    assert torch.equal(student(sure, 0)[0].weight, student(unsure, 0)[0].weight)
+    assert not torch.equal(student(sure, 1)[0].weight, student(unsure, 1)[0].weight)
+    classes = [student(sure, 0)(x).argmax(1), sure(x).argmax(1)]
+    assert (classes[0] == classes[1]).float().mean() > (net(3)(x).argmax(1) == classes[1]).float().mean()
+
+
+def test_adverse_inputs_raise_the_loss_within_their_range():
+    model, x, y = net(1), torch.rand(16, 5), torch.randn(16, 2)
+    moved = adverse(model, absolute_error, x, y, 0.05)
+    assert (moved - x).abs().max() <= 0.05 + 1e-6
+    assert x.min() <= moved.min() <= moved.max() <= x.max()
+    assert absolute_error(model(moved), y).mean() > absolute_error(model(x), y).mean()
+    assert not torch.equal(trained(adversarial=0.1)[0].weight, trained()[0].weight)
+
+
+@pytest.mark.parametrize("asked", ["loss=mse", "optimiser=sgd", "adversarial=0.1", "decay=0.1"])
+def test_a_gan_has_its_own_losses(asked):
+    step = parse(f"target>ftal(public,1ep,lr=0.1,batch=8,seed=1,{asked})", TARGET).step
+    with pytest.raises(UsageError, match="expected a GAN's own losses"):
+        adversarial.fit([Draft(model=nn.Identity(), training=step)], {}, None)
