@@ -43,4 +43,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "choose one of them."
-    return UsageError(f"expected a {kind} among {', '.join(choices)}, got {name!r}: {hint}")
+    article = "an" if kind[0] in "aeiou" else "a"
+    return UsageError(f"expected {article} {kind} among {', '.join(choices)}, got {name!r}: {hint}")
