@@ -124,7 +124,7 @@ def test_a_scenario_without_an_open_world_says_so(smoke_zoo, monkeypatch):
     with pytest.raises(UsageError, match="expected a scenario with an open world, got warfarin"):
         benchmark.check_protocol(bare, "open-world")
     with pytest.raises(UsageError, match="did you mean 'open-world'"):
-        cells.check_protocol("open-word")
+        benchmark.check_protocol(bare, "open-word")
 
 
 # -- Skin and Fashion at smoke size --------------------------------------------------------------------------------

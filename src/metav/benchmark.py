@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from metav import cells, engine, schemes
-from metav.cells import Cell, CellResult, Protocol, Score
-from metav.errors import UsageError
+from metav.cells import PROTOCOLS, Cell, CellResult, Protocol, Score
+from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
 from metav.scenarios import Suspect
 from metav.scenarios.base import CohortPlan, Outsider
@@ -127,12 +128,37 @@ def lacking(zoo: Zoo, scheme: str) -> str:
     return needs.lacking(zoo.scenario.spec)
 
 
-def check_protocol(zoo: Zoo, protocol: Protocol) -> None:
-    """Refuse the open-world protocol for a scenario without an open world."""
-    if protocol == "open-world" and not zoo.scenario.strangers and zoo.scenario.outsiders is None:
+def require(zoo: Zoo, scheme: str) -> None:
+    """Refuse a scheme that the zoo does not give what it needs.
+
+    Raises
+    ------
+    UsageError
+        One sentence that says what is lacking.
+    """
+    if schemes.get(scheme).needs.cohort and zoo.scenario.cohort is None:
+        raise UsageError(
+            f"expected a scenario with a matched-teacher cohort for {scheme}, got {zoo.scenario.name}, "
+            "which plans none: choose another scheme (metav schemes)."
+        )
+    schemes.require(scheme, zoo.scenario.spec)
+
+
+def check_protocol(zoo: Zoo, name: str) -> Protocol:
+    """Return a protocol by its name.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name, or the scenario has no open world.
+    """
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    if name == "open-world" and not zoo.scenario.strangers and zoo.scenario.outsiders is None:
         raise UsageError(
             f"expected a scenario with an open world, got {zoo.scenario.name}, which has none: use --protocol paper."
         )
+    return name
 
 
 def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
@@ -214,18 +240,24 @@ def run(
         for count in models
         for repetition in range(repeats)
     ]
-    return engine.map(
-        partial(_run_once, zoo, again),
-        wanted,
+    paths = cells.paths(zoo, wanted)
+    found = {} if again else {cell: result for cell, path in paths.items() if (result := cells.load(path))}
+    if progress is not None and found:
+        progress(len(found))
+    missing = [cell for cell in wanted if cell not in found]
+    computed = engine.map(
+        partial(_run_and_keep, zoo),
+        [(cell, paths[cell]) for cell in missing],
         jobs=jobs,
         progress=None if progress is None else lambda _: progress(1),
     )
+    found.update(zip(missing, computed, strict=True))
+    return [found[cell] for cell in wanted]
 
 
-def _run_once(zoo: Zoo, again: bool, cell: Cell) -> CellResult:
-    path = cells.path(zoo, cell)
-    found = None if again else cells.load(path)
-    if found is None:
-        found = run_cell(zoo, cell)
-        cells.save(path, found)
+def _run_and_keep(zoo: Zoo, wanted: tuple[Cell, Path]) -> CellResult:
+    """Compute a cell, and keep it at once: a run that is killed loses those it is at."""
+    cell, path = wanted
+    found = run_cell(zoo, cell)
+    cells.save(path, found)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,6 @@ import torch
 
 import metav
 from metav import schemes
-from metav.errors import unknown
 from metav.storage import canonical_json, home, make_folder, write_atomic
 from metav.zoo import Zoo
 
@@ -67,28 +67,25 @@ class CellResult:
     verify_seconds: float
 
 
-def check_protocol(name: str) -> Protocol:
-    """Return a protocol by its name.
-
-    Raises
-    ------
-    UsageError
-        There is none of that name.
-    """
-    if name not in PROTOCOLS:
-        raise unknown("protocol", name, PROTOCOLS)
-    return name
+def paths(zoo: Zoo, wanted: Sequence[Cell]) -> dict[Cell, Path]:
+    """Where the results of some cells are kept; the record of each model is read once."""
+    digest = cache(lambda lineage: zoo.record(lineage).digest)
+    return {cell: path(zoo, cell, digest) for cell in wanted}
 
 
-def path(zoo: Zoo, cell: Cell) -> Path:
+def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Path:
     """Where the result of a cell is kept: a name made of all that it depends on.
 
-    That is the cell, every model of the zoo, the code of metav and of the scheme, and the libraries that compute.
+    That is the cell, the models it constructs from and tests, the code of metav and of the scheme, and the libraries
+    that compute. `digest` gives that of a lineage's weights, by default from the zoo's records.
     """
-    models = {lineage: zoo.record(lineage).digest for lineage in zoo.lineages()}
-    scheme = Path(inspect.getfile(type(schemes.get(cell.scheme))))
-    kept = [zoo.snapshots(lineage) for lineage in models]
-    text = canonical_json([asdict(cell), zoo.settings, models, kept, _code(scheme), torch.__version__, np.__version__])
+    digest = digest or (lambda lineage: zoo.record(lineage).digest)
+    scheme = schemes.get(cell.scheme)
+    used = zoo.lineages(cohort=scheme.needs.cohort, open_world=cell.protocol == "open-world")
+    models = {lineage: digest(lineage) for lineage in used}
+    kept = [zoo.snapshots(lineage) for lineage in used]
+    code = _code(Path(inspect.getfile(type(scheme))))
+    text = canonical_json([asdict(cell), zoo.settings, models, kept, code, torch.__version__, np.__version__])
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     return home() / "cells" / zoo.scenario.name / zoo.scenario.profile / f"{name}.json"
 

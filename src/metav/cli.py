@@ -116,12 +116,10 @@ def bench(
     Interrupted or killed, it goes on where it was.
     """
     from metav import benchmark, schemes
-    from metav.cells import check_protocol
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
 
     names = ["metav"] if scheme is None else scheme
-    tested = check_protocol(protocol)
     schemes.check(names)
     check_queries(queries)
     _at_least_one("repeats", repeats)
@@ -129,14 +127,14 @@ def bench(
     for count in models or ():
         _at_least_one("models", count)
     cohort = any(schemes.get(name).needs.cohort for name in names)
-    open_world = tested == "open-world"
+    open_world = protocol == "open-world"
     found = _zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
-    benchmark.check_protocol(found, tested)
+    tested = benchmark.check_protocol(found, protocol)
     for count in models or ():
         benchmark.few(benchmark.split(found.scenario.suspects, 0)[0], count)
     lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
     if len(lacking) == len(names):
-        schemes.require(names[0], found.scenario.spec)
+        benchmark.require(found, names[0])
     found.prepare()
     parts = [scenario, *([] if profile == "cpu" else [profile]), *([] if tested == "paper" else [tested])]
     folder = make_folder(out or Path("metav-results") / "-".join(parts))
@@ -304,7 +302,7 @@ def fingerprint(
     if out.is_dir():
         raise UsageError(f"expected a file for --out, got the folder {str(out)!r}: add a name, e.g. fp.safetensors.")
     found = _zoo(scenario, profile, zoo, data, cohort=schemes.get(scheme).needs.cohort)
-    schemes.require(scheme, found.scenario.spec)
+    benchmark.require(found, scheme)
     found.prepare()
     make_folder(out.parent)
     _build(found, jobs)

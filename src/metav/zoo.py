@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,13 @@ class Zoo:
         text = canonical_json([self.settings, self.scenario.lineage(lineage).full])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def lineages(self) -> list[str]:
-        """All lineages of the zoo in canonical form: target, suspects, and any model between two of them."""
-        return list(dict.fromkeys(chain.from_iterable(self._parts())))
+    def lineages(self, *, cohort: bool = True, open_world: bool = True) -> list[str]:
+        """All lineages of the zoo in canonical form: target, suspects, and any model between two of them.
+
+        Those of its cohort and of its open world can be left out.
+        """
+        wanted = compress(self._parts(), (True, cohort, open_world))
+        return list(dict.fromkeys(chain.from_iterable(wanted)))
 
     def _parts(self) -> Iterator[list[str]]:
         """The lineages of the table, of the cohort and of the strangers, each after those of all its ancestors."""
