@@ -15,8 +15,7 @@ from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.schemes.base import CohortModels
 from metav.schemes.cohort import Cohort
-from metav.schemes.cohort_answers import FAR, Answers, Conditioned, candidates, choose, information, moments
-from metav.schemes.cohort_exact import spread
+from metav.schemes.cohort_answers import FAR, Answers, Conditioned, candidates, choose, information, moments, one_by_one
 from metav.scorers.cohort import CLIP, COLUMNS, TINY, CohortRank, columns
 from metav.stacks import together
 from metav.verification import verify
@@ -60,7 +59,9 @@ def test_conditioning_leaves_the_schur_complement():
     found, thefts, independent = drawn()
     sigma, s = literal_sigma(thefts, independent)
     left = Conditioned(found, RIDGE)
-    added = left.pick(2) + left.pick(4)
+    left.pick(2)
+    left.pick(4)
+    added = left.known - 1
     at = [4, 5, 8, 9]
     given = torch.linalg.inv(sigma[at][:, at] + RIDGE * torch.eye(4))
     assert added == pytest.approx((s[at] @ given @ s[at]).item(), rel=1e-9)
@@ -98,8 +99,16 @@ def test_queries_are_chosen_as_by_inverting_all_of_sigma_for_each_candidate(size
             for query in free
         ]
         expected.append(free[max(range(len(free)), key=slopes.__getitem__)])
-    assert choose(kinds, 4, allowed, RIDGE) == expected
-    assert sorted(choose(kinds, 20, allowed, RIDGE)) == list(range(8))  # no more than there are
+
+    def picked(count: int) -> list[int]:
+        return one_by_one([Conditioned(kind, RIDGE) for kind in kinds], count, allowed, Conditioned.relative_gains)
+
+    assert picked(4) == expected
+    assert sorted(picked(20)) == list(range(8))  # no more than there are
+    x = torch.arange(9.0)[:, None]
+    chosen = choose(kinds, x, allowed, (4, 2), RIDGE, Conditioned.relative_gains)[:, 0].int().tolist()
+    assert chosen[:4] == expected
+    assert len(set(chosen)) == 6
 
 
 def test_candidates_are_the_real_data_then_others_in_the_box():
@@ -141,7 +150,7 @@ def literal_match(x: Tensor, first: int, last: int, kind: str, answers: Tensor) 
     """z of one suspect's answers (N, c) for one kind on the queries from `first` to `last`, by the docstring."""
     ensemble = tiny.regressors()
     known = Answers(ensemble, ensemble.cohort, 0.5)
-    found = known.moments(kind, x, known.independent(x))
+    found = known.moments(known.of(kind, x), known.independent(x))
     view = slice(first, last)
     sigma = found.covariance(view, RIDGE).double()
     deviation = ((answers - found.mu) / found.sd)[view].flatten().double()
@@ -259,6 +268,11 @@ def test_a_theft_has_the_smallest_p_value_and_is_called_derived(models):
     assert verify(found, models[0]).derived
 
 
+def test_a_level_that_no_rank_can_reach_is_a_sentence():
+    with pytest.raises(UsageError, match=r"expected at least 100 teachers for a level of 0.01, got 16: "):
+        schemes.get("cohort(exact=1)").construct(tiny.regressors(), queries=5, seed=0)
+
+
 def test_answers_that_match_all_owners_alike_are_no_evidence(models):
     scorer = CohortRank(columns=4, kinds=2, owners=5, output="regression")
     assert scorer.p_value(torch.zeros(4, 1)) == 1
@@ -273,7 +287,8 @@ def test_queries_tell_owners_apart():
         expected = torch.trace(sigma[at, at] @ torch.linalg.inv(sigma[at, at] + RIDGE * torch.eye(2)))
         assert gain == pytest.approx(expected.item(), rel=1e-9)
     first = int(Conditioned(found, RIDGE).apart().argmax())
-    assert spread([found], 3, torch.ones(6, dtype=torch.bool), RIDGE)[0] == first
+    everything = torch.ones(6, dtype=torch.bool)
+    assert one_by_one([Conditioned(found, RIDGE)], 3, everything, Conditioned.apart)[0] == first
 
 
 # -- columns -------------------------------------------------------------------------------------------------------

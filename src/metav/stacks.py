@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 # value by value, so that a stack of models needs no other code for them
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.SiLU, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Sigmoid)
-AT_ONCE = 16_384  # answers: their hidden values stay in the processor's cache
+AT_ONCE = 16_384  # answers, so that hidden values take little memory
 
 
 def together(models: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +57,11 @@ def _mixed(first: Model, second: Model, share: float, x: Tensor) -> Tensor:
     return share * first(x) + (1 - share) * second(x)
 
 
+def stolen(listed: Iterable[tuple[str, str]]) -> Iterator[Suspect]:
+    """Thefts from pairs of a family and the links after the target."""
+    return (Suspect(lineage=f"target>{links}", family=family, positive=True) for family, links in listed)
+
+
 def thin(suspects: Sequence[Suspect], most: int = 4) -> tuple[Suspect, ...]:
     """Keep at most `most` of each family, evenly spread: a small zoo that still has every kind of suspect."""
     families: dict[str, list[Suspect]] = {}
@@ -77,9 +83,9 @@ class CohortPlan:
     teachers, copies
         M models by the target's recipe from other seeds; R copies of the target, each put through every kind once.
     teacher
-        Lineage of a teacher, with `{seed}` where its seed stands.
+        Lineage of a teacher, from any seed: as a rule the target's.
     kinds
-        Kind of theft -> links that make a theft from a model, with `{seed}`; first, without links, the model as it is.
+        Kind of theft -> links that make a theft from a model, from any seed; first, without links, the model as it is.
     others
         Lineages of a few independent models of more varied kinds than the zoo's.
     """
@@ -96,12 +102,14 @@ class CohortPlan:
 
     def lineages(self, kind: str) -> tuple[str, ...]:
         """Lineages of one kind: M thefts from the teachers, then R from the target."""
-        links = f">{self.kinds[kind]}" if self.kinds[kind] else ""
-        sources = [self.teacher.format(seed=TEACHER_SEED + index) for index in range(self.teachers)]
-        return tuple(
-            (source + links).format(seed=THEFT_SEED + index)
-            for index, source in enumerate([*sources, *["target"] * self.copies])
-        )
+        sources = [_reseeded(self.teacher, TEACHER_SEED + index) for index in range(self.teachers)]
+        links = [_reseeded(self.kinds[kind], THEFT_SEED + index) for index in range(self.teachers + self.copies)]
+        chains = zip([*sources, *["target"] * self.copies], links, strict=True)
+        return tuple(f"{source}>{link}" if link else source for source, link in chains)
+
+
+def _reseeded(links: str, seed: int) -> str:
+    return re.sub(r"\bseed=\d+", f"seed={seed}", links)
 
 
 @dataclass(frozen=True, kw_only=True)

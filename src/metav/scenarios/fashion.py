@@ -178,7 +178,7 @@ def _table_3(size: Size, enlarged: int) -> Iterator[Suspect]:
 
 
 def _cohort(size: Size, smoke: bool) -> CohortPlan:
-    """Kinds of theft, the cheap ones of Table 3 first; a teacher and its thefts take three minutes of a core."""
+    """Kinds of theft, the cheap ones of Table 3 first."""
     tuning, recovery = (_link("ftal", "public", epochs, 0) for epochs in (size.tuning, RECOVERY_EPOCHS))
     kinds = {
         "as it is": "",
@@ -194,13 +194,9 @@ def _cohort(size: Size, smoke: bool) -> CohortPlan:
     return CohortPlan(
         teachers=size.teachers,
         copies=size.copies,
-        teacher=_seeded(_link("XL", "own", size.epochs["XL"], 0)),
-        kinds={kind: _seeded(links) for kind, links in kinds.items()},
+        teacher=_link("XL", "own", size.epochs["XL"], TARGET_SEED),
+        kinds=kinds,
     )
-
-
-def _seeded(links: str) -> str:
-    return links.replace("seed=0", "seed={seed}")
 
 
 def _link(name: str, data: str, epochs: int, seed: int, more: str = "") -> str:

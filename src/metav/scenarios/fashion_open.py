@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metav.adversarial import Gan
 from metav.optim import Adam
-from metav.scenarios.base import Outsider, Suspect, mixtures
+from metav.scenarios.base import Outsider, Suspect, mixtures, stolen
 from metav.scenarios.fashion_data import SIDE
 from metav.scenarios.fashion_nets import LATENT, PENALTY, dcgan
 from metav.spec import Model
@@ -100,14 +100,13 @@ def suspects() -> Iterator[Suspect]:
         links = f"extract(public,4ep,lr=0.001,batch=32,seed={540 + index},student={student})"
         teacher = f"XL(own,6ep,lr=0.001,batch=32,seed={540 + index // 2})"
         yield Suspect(lineage=f"{teacher}>{links}", family="third party's student", positive=False)
-    for family, links in THEFTS:
-        yield Suspect(lineage=f"target>{links}", family=family, positive=True)
+    yield from stolen(THEFTS)
 
 
 def outsiders(target: Model, part: Callable[[str], Part], most: int | None = None) -> Iterator[Outsider]:
     """Generators that no GAN makes: autoencoders, components, memory; and thefts without a network.
 
-    They are fitted anew by each call, in about a minute; `most` limits the kinds of each sort.
+    They are fitted anew by each call; `most` limits the kinds of each sort.
     """
     made = _generators()
     for name, make in islice(made.items(), most):
@@ -115,10 +114,9 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
             yield Outsider(name=f"{name}({data})", family="no GAN", positive=False, model=make(part(data).y))
     public = part("public")
     mean = public.y.mean(0)
-    yield Outsider(
-        name="mean image", family="constant", positive=False, model=lambda z: mean.expand(len(z), *mean.shape)
-    )
-    yield Outsider(name="noise", family="constant", positive=False, model=_noise)
+    nothing: dict[str, Model] = {"mean image": partial(_always, mean), "noise": _noise}
+    for name, model in nothing.items():
+        yield Outsider(name=name, family="no garments", positive=False, model=model)
     with torch.no_grad():
         answers = torch.cat([target(z) for z in public.x.split(512)])
     for name, model in (("linear", _linear(public.x, answers)), ("nearest code", _nearest(public.x, answers))):

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metav.scenarios.base import Outsider, Suspect, mixtures
+from metav.scenarios.base import Outsider, Suspect, mixtures, stolen
 from metav.scenarios.skin_data import CLASSES
 from metav.spec import Model
 from metav.training import Part
 
-# Epochs and learning rates of the strange networks, a few seconds an epoch.
+# Epochs and learning rates of the strange networks.
 RECIPES = {
     "mixer": "12ep,lr=0.001",
     "transformer": "12ep,lr=0.001",
@@ -82,8 +82,7 @@ def suspects() -> Iterator[Suspect]:
         links = f"extract(public,{RECIPES[student]},batch=32,seed={560 + index},student={student})"
         teacher = f"M(own,6ep,lr=0.001,batch=32,seed={560 + index // 2})"
         yield Suspect(lineage=f"{teacher}>{links}", family="third party's student", positive=False)
-    for family, links in THEFTS:
-        yield Suspect(lineage=f"target>{links}", family=family, positive=True)
+    yield from stolen(THEFTS)
 
 
 def outsiders(target: Model, part: Callable[[str], Part], most: int | None = None) -> Iterator[Outsider]:

@@ -147,22 +147,22 @@ def _cohort(recipe: Recipe, smoke: bool) -> CohortPlan:
     ten, long = f"public,{recipe.tuning_epochs}ep,{tuning}", f"public,{4 * recipe.tuning_epochs}ep,{tuning}"
     kinds = {
         "as it is": "",
-        "FTLL": f"ftll({ten},seed={{seed}})",
-        "FTAL": f"ftal({ten},seed={{seed}})",
-        "RTLL": f"rtll({ten},seed={{seed}})",
-        "RTAL": f"rtal({ten},seed={{seed}})",
-        "FTAL, long": f"ftal({long},seed={{seed}})",
+        "FTLL": f"ftll({ten},seed=0)",
+        "FTAL": f"ftal({ten},seed=0)",
+        "RTLL": f"rtll({ten},seed=0)",
+        "RTAL": f"rtal({ten},seed=0)",
+        "FTAL, long": f"ftal({long},seed=0)",
         **{
-            f"student {size}": f"distill(public,{recipe.distillation_epochs}ep,{study},seed={{seed}},student={size})"
+            f"student {size}": f"distill(public,{recipe.distillation_epochs}ep,{study},seed=0,student={size})"
             for size in HIDDEN
         },
-        "extraction M": f"extract(public,30ep,{study},seed={{seed}},student=M)",
-        "extraction softsign": f"extract(public,40ep,{study},seed={{seed}},student=softsign)",
-        "extraction leaky, box": f"extract(box,40ep,{study},seed={{seed}},student=leaky)",
+        "extraction M": f"extract(public,30ep,{study},seed=0,student=M)",
+        "extraction softsign": f"extract(public,40ep,{study},seed=0,student=softsign)",
+        "extraction leaky, box": f"extract(box,40ep,{study},seed=0,student=leaky)",
     }
     for ratio in (0.3, 0.5, 0.7, 0.8, 0.9):
         kinds[f"WP {ratio}"] = f"wp({ratio})"
-        kinds[f"WP {ratio}, tuned"] = f"wp({ratio})>ftal(public,{recipe.recovery_epochs}ep,{tuning},seed={{seed}})"
+        kinds[f"WP {ratio}, tuned"] = f"wp({ratio})>ftal(public,{recipe.recovery_epochs}ep,{tuning},seed=0)"
     if smoke:
         kinds = {name: kinds[name] for name in ("as it is", "FTAL", "student S", "WP 0.5")}
     sizes, names, seeds = (("S",), ("leaky",), 1) if smoke else (tuple(HIDDEN), tuple(UNUSUAL), 5)
@@ -171,7 +171,7 @@ def _cohort(recipe: Recipe, smoke: bool) -> CohortPlan:
     return CohortPlan(
         teachers=8 if smoke else 256,
         copies=2 if smoke else 12,
-        teacher=_scratch("S", "own", recipe, 0).replace("seed=0", "seed={seed}"),
+        teacher=_scratch("S", "own", recipe, recipe.target_seed),
         kinds=kinds,
         others=tuple(others + [_scratch(size, data, recipe, seed) for size, data, seed in more]),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metav.scenarios.base import Outsider, Suspect, mixtures
+from metav.scenarios.base import Outsider, Suspect, mixtures, stolen
 from metav.spec import Model
 from metav.training import Part
 
@@ -110,14 +110,13 @@ def suspects() -> Iterator[Suspect]:
         root = f"{teacher}(own,60ep,lr=0.003,{BATCH},seed={600 + index})"
         links = f"extract(public,30ep,lr=0.002,{BATCH},seed={600 + index},student={student})"
         yield Suspect(lineage=f"{root}>{links}", family="third party's student", positive=False)
-    for family, links in THEFTS:
-        yield Suspect(lineage=f"target>{links}", family=family, positive=True)
+    yield from stolen(THEFTS)
 
 
 def outsiders(target: Model, part: Callable[[str], Part], most: int | None = None) -> Iterator[Outsider]:
     """Models that are no networks: independent ones, extractions of `target`, mixtures, a constant.
 
-    They are fitted anew by each call, which takes a quarter of a minute; `most` limits the kinds of each sort.
+    They are fitted anew by each call; `most` limits the kinds of each sort.
     """
     public, noisy = part("public"), part("noisy")
     with torch.no_grad():

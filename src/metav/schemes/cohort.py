@@ -20,7 +20,7 @@ from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
 from metav.schemes.base import Ensemble, Needs, check_at_least, check_use
-from metav.schemes.cohort_answers import Answers, candidates, choose, information
+from metav.schemes.cohort_answers import Answers, Conditioned, candidates, choose, information
 from metav.schemes.cohort_exact import rank
 from metav.schemes.metav import box, unbox
 from metav.schemes.points import enough
@@ -75,17 +75,26 @@ class Cohort:
         check_use("cohort", self.needs, ensemble, queries)
         if ensemble.cohort is None:
             raise UsageError("expected a matched-teacher cohort, got none: run metav zoo build with --cohort.")
+        if self.exact and (ensemble.cohort.teachers + 1) * self.level <= 1:
+            raise UsageError(
+                f"expected at least {math.floor(1 / self.level)} teachers for a level of {self.level}, got "
+                f"{ensemble.cohort.teachers}: choose a larger level."
+            )
         near = round(self.near * queries)
         enough(len(ensemble.data), max(1, near))
         enough(len(ensemble.data) + self.pool, queries)
         generator = torch.Generator().manual_seed(seed)
         answers = Answers(ensemble, ensemble.cohort, self.independents)
+        x, real = candidates(ensemble, self.pool, generator)
         scorer: CohortMatch | CohortRank
         if self.exact:
             with torch.no_grad():
-                x, scorer = rank(answers, *candidates(ensemble, self.pool, generator), queries, near, self.ridge)
+                x, scorer = rank(answers, x, real, (near, queries - near), self.ridge)
         else:
-            x = self._refine(answers, self._choose(answers, queries, near, generator), near, generator)
+            with torch.no_grad():
+                kinds, worth = answers.all_moments(x), Conditioned.relative_gains
+                x = choose(kinds, x, real, (near, queries - near), self.ridge, worth)
+            x = self._refine(answers, x, near, generator)
             scorer = self._match(answers, x, near)
         return Fingerprint(
             queries=x,
@@ -100,16 +109,6 @@ class Cohort:
             },
         )
 
-    @torch.no_grad()
-    def _choose(self, answers: Answers, queries: int, near: int, generator: torch.Generator) -> Tensor:
-        """Real data for the near queries, anything for the far ones."""
-        x, real = candidates(answers.ensemble, self.pool, generator)
-        kinds = answers.all_moments(x)
-        chosen = choose(kinds, near, real, self.ridge)
-        free = torch.ones(len(x), dtype=torch.bool)
-        free[chosen] = False
-        return x[chosen + choose(kinds, queries - near, free, self.ridge)]
-
     def _refine(self, answers: Answers, x: Tensor, near: int, generator: torch.Generator) -> Tensor:
         """Steps of the far queries up the mean logarithm of the information, about some kinds a step."""
         if near == len(x):
@@ -122,7 +121,7 @@ class Cohort:
             independent = answers.independent(x)
             found = []
             for index in torch.randperm(len(kinds), generator=generator)[:KINDS_A_STEP].tolist():
-                kind = answers.moments(kinds[index], x, independent)
+                kind = answers.moments(answers.of(kinds[index], x), independent)
                 found += [information(kind, self.ridge), information(kind.after(near), self.ridge)]
             optimiser.step(torch.autograd.grad(-torch.stack(found).log().mean(), [w]))
         return torch.cat([real, box(w.detach(), answers.ensemble)])
@@ -131,8 +130,9 @@ class Cohort:
     def _match(self, answers: Answers, x: Tensor, near: int) -> CohortMatch:
         """The scorer, calibrated on independent models and on thefts from the teachers held out."""
         cohort, output = answers.cohort, answers.ensemble.spec.output
-        kinds = answers.all_moments(x)
-        size = kinds[0].s.shape[1]
+        independent, thefts = answers.independent(x), [answers.of(kind, x) for kind in cohort.kinds]
+        kinds = [answers.moments(each, independent) for each in thefts]
+        size = independent.shape[-1]
         scorer = CohortMatch(len(x), near, size, len(kinds), answers.fitted, output)
         for row, kind in enumerate(kinds):
             scorer.mu[row], scorer.sd[row] = kind.mu.flatten(), kind.sd.flatten()
@@ -144,6 +144,6 @@ class Cohort:
                 weighed = torch.linalg.solve(sigma, torch.cat([s[:, None], c.T], 1))
                 scorer.get_buffer(f"target_{name}")[row] = weighed[:, 0]
                 scorer.get_buffer(f"cohort_{name}")[row] = weighed[:, 1:]
-        held_out = [answers.of(kind, x)[answers.fitted : cohort.teachers] for kind in cohort.kinds]
-        scorer.calibrate(torch.cat([answers.independent(x), *held_out]).flatten(1))
+        held_out = [each[answers.fitted : cohort.teachers] for each in thefts]
+        scorer.calibrate(torch.cat([independent, *held_out]).flatten(1))
         return scorer

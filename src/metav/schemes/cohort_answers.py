@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -55,25 +56,43 @@ def moments(thefts: Tensor, teachers: int, fitted: int, independent: Tensor, flo
     return Moments(mu=mu, sd=sd, s=(own.mean(0) - mu) / sd, c=c, rows=rows)
 
 
+def usual_spread(plain: Tensor) -> float:
+    """What is added to each sd, from the answers (models, n, c) of models as they are to real data."""
+    return FLOOR * float(plain.std(0).median())
+
+
 def information(kind: Moments, ridge: float) -> Tensor:
-    """S' A s of all queries together."""
+    """The information s' A s of all queries together."""
     s = kind.s.flatten()
     weighed: Tensor = torch.linalg.solve(kind.covariance(slice(None), ridge), s)
     return s @ weighed
 
 
-def choose(kinds: Sequence[Moments], count: int, allowed: Tensor, ridge: float) -> list[int]:
-    """Pick queries one by one: the one that most raises the mean logarithm over kinds of 1 + information."""
-    left = [Conditioned(kind, ridge) for kind in kinds]
-    known = [1.0] * len(kinds)
+def choose(
+    kinds: Sequence[Moments], x: Tensor, real: Tensor, counts: tuple[int, int], ridge: float, worth: Worth
+) -> Tensor:
+    """Of the candidates x (n, ...) near queries from the `real` ones, then far ones from all others.
+
+    `counts` says how many of each. The two are chosen apart: each is a view on which suspects are judged.
+    """
+    near, far = counts
+    picked = one_by_one([Conditioned(kind, ridge) for kind in kinds], near, real, worth)
+    free = torch.ones(len(x), dtype=torch.bool)
+    free[picked] = False
+    return x[picked + one_by_one([Conditioned(kind, ridge) for kind in kinds], far, free, worth)]
+
+
+def one_by_one(kinds: Sequence[Conditioned], count: int, allowed: Tensor, worth: Worth) -> list[int]:
+    """Pick `count` queries among those `allowed`: each the one of most worth, summed over kinds, given those before."""
     allowed = allowed.clone()
     picked: list[int] = []
     for _ in range(min(count, int(allowed.sum()))):
-        slope = torch.stack([kind.gains() / now for kind, now in zip(left, known, strict=True)]).sum(0)
-        query = int(slope.masked_fill(~allowed, -1).argmax())
+        total = torch.stack([worth(kind) for kind in kinds]).sum(0)
+        query = int(total.masked_fill(~allowed, -1).argmax())
         picked.append(query)
         allowed[query] = False
-        known = [now + kind.pick(query) for kind, now in zip(left, known, strict=True)]
+        for kind in kinds:
+            kind.pick(query)
     return picked
 
 
@@ -87,33 +106,40 @@ class Conditioned:
         self.rows, self.s, self.ridge = kind.rows, kind.s.clone(), ridge
         self.blocks = torch.einsum("fqc,fqd->qcd", kind.rows, kind.rows)
         self.given: list[Tensor] = []  # of each column picked: its covariances (Q, c), divided by its spread
+        self.known = 1.0  # 1 + the information of the queries picked
 
     def gains(self) -> Tensor:
         """Information (Q,) that each query would add."""
         found: Tensor = torch.linalg.solve(self._noisy(), self.s)
         return (self.s * found).sum(1)
 
+    def relative_gains(self) -> Tensor:
+        """By what share (Q,) each query would raise what is known: summed over kinds, their mean logarithm's slope."""
+        return self.gains() / self.known
+
     def apart(self) -> Tensor:
         """Trace (Q,) of Sigma (Sigma + ridge I)^-1 for each query alone."""
         found: Tensor = torch.linalg.solve(self._noisy(), self.blocks)
         return found.diagonal(dim1=1, dim2=2).sum(1)
 
-    def pick(self, query: int) -> float:
-        """Condition on a query, one column after the other; return the information that it adds."""
-        added = 0.0
+    def pick(self, query: int) -> None:
+        """Condition on a query, one column after the other."""
         for column in range(self.s.shape[1]):
             shared = torch.einsum("f,fqc->qc", self.rows[:, query, column], self.rows)
             for each in self.given:
                 shared -= each[query, column] * each
             variance, missed = float(shared[query, column]) + self.ridge, float(self.s[query, column])
-            added += missed**2 / variance
+            self.known += missed**2 / variance
             self.s -= shared * (missed / variance)
             self.given.append(shared / variance**0.5)
             self.blocks -= torch.einsum("qc,qd->qcd", self.given[-1], self.given[-1])
-        return added
 
     def _noisy(self) -> Tensor:
         return self.blocks + self.ridge * torch.eye(self.s.shape[1])
+
+
+Worth: TypeAlias = Callable[[Conditioned], Tensor]
+"""What each query is worth to one kind, (Q,), given those picked."""
 
 
 def candidates(ensemble: Ensemble, pool: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -143,11 +169,14 @@ class Answers:
     """The answers of all models that a construction may ask, as columns."""
 
     def __init__(self, ensemble: Ensemble, cohort: CohortModels, weight: float) -> None:
-        self.ensemble, self.cohort, self.weight, self.floor = ensemble, cohort, weight, 0.0
+        self.ensemble, self.cohort, self.weight = ensemble, cohort, weight
         self.fitted = cohort.teachers - max(1, cohort.teachers // HELD_OUT)
-        with torch.no_grad():
-            plain = self.of(next(iter(cohort.kinds)), ensemble.data[:DATA])
-        self.floor = FLOOR * float(plain[: self.fitted].std(0).median())
+        self.floor = usual_spread(self.plain()[: self.fitted])
+
+    @torch.no_grad()
+    def plain(self) -> Tensor:
+        """Those (M + R, n, c) of the models as they are to real data."""
+        return self.of(next(iter(self.cohort.kinds)), self.ensemble.data[:DATA])
 
     def of(self, kind: str, x: Tensor) -> Tensor:
         """Those (M + R, n, c) of the thefts of one kind to x (n, ...)."""
@@ -157,14 +186,14 @@ class Answers:
         """Those (models, n, c) of the independent models."""
         return self._columns(torch.stack([model(x) for model in (*self.ensemble.negatives, *self.cohort.others)]))
 
-    def moments(self, kind: str, x: Tensor, independent: Tensor) -> Moments:
-        """The moments of one kind at x."""
-        return moments(self.of(kind, x), self.cohort.teachers, self.fitted, independent, self.floor, self.weight)
+    def moments(self, thefts: Tensor, independent: Tensor) -> Moments:
+        """The moments of one kind, from what `of` and `independent` give for the same inputs."""
+        return moments(thefts, self.cohort.teachers, self.fitted, independent, self.floor, self.weight)
 
     def all_moments(self, x: Tensor) -> list[Moments]:
         """The moments of all kinds at x."""
         independent = self.independent(x)
-        return [self.moments(kind, x, independent) for kind in self.cohort.kinds]
+        return [self.moments(self.of(kind, x), independent) for kind in self.cohort.kinds]
 
     def _columns(self, outputs: Tensor) -> Tensor:
         if not torch.isfinite(outputs).all():

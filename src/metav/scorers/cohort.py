@@ -17,6 +17,7 @@ LEAST = 1e-3  # probabilities below are taken for it: what an API that rounds, o
 CLIP = 2.0  # deviations are squashed to so many of the cohort's spreads
 TOP = 3  # largest matches that are averaged
 MIDDLE, SLOPE = 1.2, 20.0  # of the sigmoid: a rate of 0.5 is 1.2 times the largest value of those known as independent
+LEAST_Z = 2.5  # what tau is at least: a handful of independent models may all be far from the target by chance
 TINY = 1e-3  # of a spread of matches
 
 
@@ -39,8 +40,8 @@ def columns(outputs: Tensor, output: str) -> Tensor:
 class CohortMatch(nn.Module):
     """Standardised matches of a suspect with the target, of each kind of theft, on three views of the queries.
 
-    The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and s' as the
-    mean and spread of the teachers' answers, S the suspect's deviation from mu in spreads, squashed:
+    The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
+    mean and spread of the teachers' answers, S the suspect's deviation from mu in units of sd, squashed:
     z = S' A F / (spread over the teachers of S' A T_j). The rate is the mean of the largest three z, each divided by
     the largest seen on independent models, in units of the same models' largest mean, through a sigmoid.
 
@@ -80,7 +81,7 @@ class CohortMatch(nn.Module):
         return {"near": (0, near), "far": (near, width), "all": (0, width)}
 
     def matches(self, answers: Tensor) -> Tensor:
-        """Z of models' answers (models, N size), shape (models, 3 K)."""
+        """Matches z (models, 3 K) of models' answers (models, N size)."""
         squashed = CLIP * torch.tanh((answers[:, None] - self.mu) / self.sd / CLIP)
         found = []
         for name, (first, last) in self.views().items():
@@ -98,7 +99,7 @@ class CohortMatch(nn.Module):
     def calibrate(self, independent: Tensor) -> None:
         """Set `tau` and `top` by the answers (models, N size) of models that are not derived from the target."""
         found = self.matches(independent)
-        self.tau.copy_(found.amax(0).clamp_min(2.5))
+        self.tau.copy_(found.amax(0).clamp_min(LEAST_Z))
         self.top.fill_(1)
         self.top.copy_(self.value(independent).amax())
 
