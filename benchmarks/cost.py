@@ -1,6 +1,6 @@
-"""What a command costs: seconds and memory, from nothing and with the zoo there.
+"""What a command costs: seconds and memory, from nothing, with the zoo there, and with all that is kept.
 
-    python benchmarks/cost.py                                  (metav bench warfarin, in a fresh cache folder, twice)
+    python benchmarks/cost.py                                  (metav bench warfarin, three times in a fresh cache folder)
     python benchmarks/cost.py --once zoo build skin            (any command, once, in the cache folder in use)
 
 Memory is the largest sum over the command and its worker processes of their proportional set sizes (pages that
@@ -67,9 +67,8 @@ def main() -> None:
             runs = {"metav " + " ".join(once): (once, dict(os.environ))}
         else:
             demo = ["bench", "warfarin", "--out", f"{folder}/out"]
-            runs = {
-                name: (demo, {**os.environ, "METAV_HOME": folder}) for name in ("from nothing", "with the zoo there")
-            }
+            demos = {"from nothing": demo, "with the zoo there": [*demo, "--again"], "with all there": demo}
+            runs = {name: (each, {**os.environ, "METAV_HOME": folder}) for name, each in demos.items()}
         for name, (command, environment) in runs.items():
             seconds, peak, own = run(command, environment)
             print(f"{name:20} {seconds:7.1f} s   {peak:5.2f} GiB, {own:5.2f} of them in no file", flush=True)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from metav import figures, results
 from metav.cells import CellResult
 from metav.scenarios import Scenario
@@ -46,6 +48,16 @@ def write(
         figures.save(figures.overview(row, scores[mine]), folder, names[-1])
     write_atomic(folder / "report.md", markdown(rows, names).encode())
     return rows
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> Table:
+    """The rows of results.json as a table for the terminal."""
+    heads = ["ARUC", "ARUC exact", "AUC", "robustness at\n100 % uniqueness", "false\naccusations", "missed"]
+    table = Table("scheme", *heads, "construction,\ns")
+    for row in rows:
+        shown = [cell(row[key]) for key in results.METRICS] + [cell(row[key], 1) for key in results.COUNTS]
+        table.add_row(results.title(row), *shown, cell(row["construct_seconds"], 1))
+    return table
 
 
 def slug(text: str) -> str:

@@ -1,0 +1,125 @@
+"""Options that commands share, and what commands do first: open a zoo, fill it, check numbers."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from metav.console import output, progress_bar
+from metav.errors import UsageError
+
+if TYPE_CHECKING:
+    from metav.scenarios import Scenario
+    from metav.zoo import Zoo as ZooFolder
+
+given: list[str] = []  # of this run, for the results
+
+ScenarioName = Annotated[str, Parameter(help="warfarin, skin or fashion.")]
+Schemes = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--scheme",
+        consume_multiple=True,
+        negative="",
+        help="One or more schemes, with options where wanted: metav 'metav(standardise=robust,batch=4)'.",
+    ),
+]
+SchemeName = Annotated[str, Parameter(help="A scheme, with options where wanted.")]
+ProfileName = Annotated[
+    str,
+    Parameter(
+        help="Size: smoke (seconds, for trying out), cpu (all suspects, on two cores), paper (the paper's sizes)."
+    ),
+]
+Repeats = Annotated[int, Parameter(help="Repetitions, each with another split of the zoo.")]
+Queries = Annotated[int, Parameter(help="N, the queries of a fingerprint.")]
+Models = Annotated[
+    list[int] | None,
+    Parameter(
+        consume_multiple=True,
+        negative="",
+        help="One or more numbers of suspects a side to construct from; by default half of the zoo.",
+    ),
+]
+Snapshots = Annotated[
+    bool,
+    Parameter(
+        negative="", help="Keep the weights at several points of each training, for schemes that learn from them."
+    ),
+]
+ProtocolName = Annotated[
+    str,
+    Parameter(
+        name="--protocol",
+        help="paper: test on the other half of the zoo. open-world: on models of kinds that the zoo does not hold.",
+    ),
+]
+OpenWorld = Annotated[bool, Parameter(negative="", help="With the networks of the open world (--protocol open-world).")]
+Again = Annotated[
+    bool, Parameter(negative="", help="Compute everything anew, also what an earlier run has computed and kept.")
+]
+Cohort = Annotated[
+    bool, Parameter(negative="", help="With the matched-teacher cohort, for schemes that need it (scheme cohort).")
+]
+Seed = Annotated[int, Parameter(help="Seed of the construction.")]
+Results = Annotated[
+    Path | None,
+    Parameter(
+        help="Folder for results.json, report.md and figures; by default metav-results/SCENARIO or SCENARIO-PROFILE."
+    ),
+]
+File = Annotated[Path, Parameter(help="A fingerprint, a safetensors file.")]
+ZooPath = Annotated[
+    Path | None, Parameter(name="--zoo", help="The zoo's folder; by default in METAV_HOME or ~/.cache/metav.")
+]
+DataPath = Annotated[
+    Path | None,
+    Parameter(name="--data", help="The folder to look for data sets in first, as METAV_DATA."),
+]
+Listing = Annotated[
+    Path | None, Parameter(help="A JSON file for the table; generators get a sheet of samples beside it, as PNG.")
+]
+Archive = Annotated[Path, Parameter(help="The archive, a tar file.")]
+Jobs = Annotated[int, Parameter(help="Processes.")]
+
+
+def open_zoo(
+    name: str,
+    profile: str,
+    folder: Path | None,
+    data: Path | None,
+    *,
+    snapshots: bool = False,
+    cohort: bool = False,
+    open_world: bool = False,
+) -> ZooFolder:
+    """Load a scenario, and return its zoo with what was asked for beside the table; nothing is built."""
+    if data is not None:
+        os.environ["METAV_DATA"] = str(data)  # for the worker processes too
+    from metav import scenarios
+    from metav.zoo import SNAPSHOTS, Zoo
+
+    scenario: Scenario = scenarios.load(name, profile)
+    return Zoo(scenario, folder, SNAPSHOTS if snapshots else (), cohort=cohort, open_world=open_world)
+
+
+def fill(found: ZooFolder, jobs: int) -> None:
+    """Say where the data are, and train what is missing of a zoo."""
+    output().print(f"Data: {found.scenario.data}.", soft_wrap=True)
+    with progress_bar(f"zoo {found.scenario.name}", len(found.lineages())) as progress:
+        found.build(jobs=jobs, progress=progress)
+
+
+def command_line() -> str:
+    """The command line as it was given."""
+    return shlex.join(["metav", *given])
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Refuse a value below 1 for the option `name`."""
+    if value < 1:
+        raise UsageError(f"expected --{name} of at least 1, got {value}: give a larger number.")

@@ -1,0 +1,143 @@
+"""The commands of `metav zoo`."""
+
+from __future__ import annotations
+
+from cyclopts import App
+from rich.table import Table
+
+from metav.cli_options import (
+    Archive,
+    Cohort,
+    DataPath,
+    Jobs,
+    Listing,
+    OpenWorld,
+    ProfileName,
+    ScenarioName,
+    Snapshots,
+    ZooPath,
+    at_least_one,
+    command_line,
+    fill,
+    open_zoo,
+)
+from metav.console import complain, output, progress_bar
+
+zoo_app = App(name="zoo", help="Build, list, verify, export or import the suspects of a scenario.")
+
+
+@zoo_app.command
+def build(
+    scenario: ScenarioName,
+    *,
+    profile: ProfileName = "cpu",
+    zoo: ZooPath = None,
+    data: DataPath = None,
+    snapshots: Snapshots = False,
+    cohort: Cohort = False,
+    open_world: OpenWorld = False,
+    jobs: Jobs = 2,
+) -> int:
+    """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
+    at_least_one("jobs", jobs)
+    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
+    found.prepare()
+    fill(found, jobs)
+    output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
+    return 0
+
+
+@zoo_app.command(name="list")
+def list_(
+    scenario: ScenarioName,
+    *,
+    profile: ProfileName = "cpu",
+    zoo: ZooPath = None,
+    data: DataPath = None,
+    out: Listing = None,
+) -> int:
+    """Show each suspect: lineage, size, seconds of training, quality and agreement with the target."""
+    from metav import listing, sheets
+    from metav.storage import make_folder
+
+    found = open_zoo(scenario, profile, zoo, data)
+    rows = listing.rows(found)
+    quality = list(found.record("target").quality)
+    table = Table("family", "truly", "weights", "seconds", *quality, "lineage")
+    for row in rows:
+        figures = (f"{row[name]:.3f}" for name in quality)
+        size, seconds = str(row["parameters"]), f"{row['seconds']:.2f}"
+        table.add_row(row["family"], row["truly"], size, seconds, *figures, row["lineage"])
+    output().print(table)
+    if out is not None:
+        make_folder(out.parent)
+        listing.write(found, out, command_line())
+        written = [out, *sheets.write(found, out.with_suffix(".png"))]
+        output().print(f"Written: {', '.join(map(str, written))}.", soft_wrap=True)
+    return 0
+
+
+@zoo_app.command
+def verify(
+    scenario: ScenarioName,
+    *,
+    profile: ProfileName = "cpu",
+    zoo: ZooPath = None,
+    data: DataPath = None,
+    cohort: Cohort = False,
+    open_world: OpenWorld = False,
+) -> int:
+    """Check every suspect's files against their digests; exit 1 if one is missing or damaged."""
+    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    problems = found.verify()
+    for problem in problems:
+        complain(problem)
+    total = len(found.lineages())
+    output().print(f"{total - len(problems)} of {total} models in {found.folder} are whole.", soft_wrap=True)
+    return 1 if problems else 0
+
+
+@zoo_app.command
+def export(
+    scenario: ScenarioName,
+    *,
+    out: Archive,
+    profile: ProfileName = "cpu",
+    zoo: ZooPath = None,
+    data: DataPath = None,
+    cohort: Cohort = False,
+    open_world: OpenWorld = False,
+) -> int:
+    """Write a whole zoo into one archive, after checking its digests."""
+    from metav import archive
+    from metav.storage import make_folder
+
+    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    found.check_settings()
+    make_folder(out.parent)
+    with progress_bar(f"exporting {scenario}", len(found.lineages())) as progress:
+        archive.export(found, out, progress)
+    output().print(f"{out}: {len(found.lineages())} models.", soft_wrap=True)
+    return 0
+
+
+@zoo_app.command(name="import")
+def import_(
+    scenario: ScenarioName,
+    file: Archive,
+    *,
+    profile: ProfileName = "cpu",
+    zoo: ZooPath = None,
+    data: DataPath = None,
+    cohort: Cohort = False,
+    open_world: OpenWorld = False,
+) -> int:
+    """Take what the zoo lacks from an archive, after checking its digests."""
+    from metav import archive
+
+    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    archive.check(found, file)
+    with progress_bar(f"importing {scenario}", len(found.lineages())) as progress:
+        taken = archive.import_(found, file, progress)
+    output().print(f"{taken} models were added to {found.folder}.", soft_wrap=True)
+    return 0
