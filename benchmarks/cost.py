@@ -1,6 +1,6 @@
 """What a command costs: seconds and memory, from nothing, with the zoo there, and with all that is kept.
 
-    python benchmarks/cost.py                                  (metav bench warfarin, three times in a fresh cache folder)
+    python benchmarks/cost.py                                  (metav bench warfarin, thrice in a fresh cache folder)
     python benchmarks/cost.py --once zoo build skin            (any command, once, in the cache folder in use)
 
 Memory is the largest sum over the command and its worker processes of their proportional set sizes (pages that
