@@ -1,6 +1,6 @@
 """What threads, memory layout and bfloat16 bring when image models are trained, in one run on one machine.
 
-    python benchmarks/image_speed.py [--steps 4] [--rounds 3]
+    python benchmarks/image_speed.py [--steps 4] [--rounds 3] [skin/S fashion/XL ...]
 
 For each architecture of the Skin zoo and the DCGAN of the Fashion zoo, at profile cpu, the images that all cores
 together train on in a second: two processes with one thread each against one process with two threads, each with
@@ -28,7 +28,7 @@ from metav.scenarios.fashion_nets import LATENT
 from metav.scenarios.skin_nets import Classifier
 
 BATCH = 32
-NETWORKS = [*(("skin", name) for name in ("S", "M", "L", "XL", "XXL")), ("fashion", "XL")]
+NETWORKS = ["skin/S", "skin/M", "skin/L", "skin/XL", "skin/XXL", "fashion/XL"]
 WAYS = [(threads, last, half) for threads in (1, 2) for last in (False, True) for half in (False, True)]
 
 
@@ -89,10 +89,11 @@ def speed(scenario: str, name: str, threads: int, last: bool, half: bool, steps:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=NETWORKS, help="scenario/architecture; without: all")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    for scenario, name in NETWORKS:
+    for scenario, name in (network.split("/") for network in options.networks):
         ours = scenarios.load(scenario, "cpu").fresh(name, seed=0)
         found: dict[tuple[int, bool, bool], list[float]] = {way: [] for way in WAYS}
         for _ in range(options.rounds):
