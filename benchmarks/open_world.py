@@ -17,11 +17,11 @@ import sys
 from pathlib import Path
 
 from metav import benchmark, results
-from metav.cells import PROTOCOLS
 from metav.scenarios.warfarin import Recipe, load
 from metav.storage import make_folder, write_atomic
 from metav.zoo import Zoo
 
+PROTOCOLS = ("paper", "unseen-obfuscation", "open-world")
 SCHEMES = ["metav", "metav(standardise=robust,batch=4)", "cohort"]
 SHOWN = ("aruc", "auc", "robustness_at_full_uniqueness", *results.COUNTS, "construct_seconds")
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metav import benchmark, scenarios, schemes
+from metav import benchmark, protocols, scenarios, schemes
 from metav.engine import one_thread
 from metav.schemes.base import Ensemble, labels, log_probabilities
 from metav.schemes.deepfool import DeepFoolFP, deepfool
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--profile", default="cpu")
     options = parser.parse_args()
     zoo = Zoo(scenarios.load("skin", options.profile))
-    suspects = benchmark.few(benchmark.split(zoo.scenario.suspects, 0)[0], 0)
+    suspects = protocols.split(zoo.scenario.suspects, 0)[0]
     there = [suspect for suspect in suspects if zoo.has(suspect.lineage)]
     ensemble = benchmark.ensemble(zoo, there)
     generator = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from metav import benchmark
+from metav import benchmark, protocols
 from metav.cli import main
 from metav.engine import one_thread
 from metav.errors import UsageError
@@ -67,17 +67,17 @@ def test_a_snapshot_that_is_missing_is_made_again(zoo):
 
 
 def test_fewer_models_are_among_more_and_too_many_are_refused(zoo):
-    construction, _ = benchmark.split(zoo.scenario.suspects, 3)
-    one, two = (benchmark.few(construction, count) for count in (1, 2))
+    construction, _ = protocols.split(zoo.scenario.suspects, 3)
+    one, two = (protocols.few(construction, count) for count in (1, 2))
     assert set(one) < set(two) < set(construction)
     assert [s.positive for s in two] == [True, True, False, False]
-    assert set(benchmark.few(construction, 0)) == set(construction)
+    assert set(protocols.few(construction, 0)) == set(construction)
     with pytest.raises(UsageError, match=r"expected at most \d+ models a side .*, got 1000"):
-        benchmark.few(construction, 1000)
+        protocols.few(construction, 1000)
 
 
 def test_only_schemes_that_learn_from_snapshots_get_them(zoo):
-    suspects = benchmark.few(benchmark.split(zoo.scenario.suspects, 0)[0], 2)
+    suspects = protocols.few(protocols.split(zoo.scenario.suspects, 0)[0], 2)
     plain, more = (benchmark.ensemble(zoo, suspects, snapshots=wanted) for wanted in (False, True))
     assert (len(plain.positives), len(plain.negatives)) == (2, 2)
     extra = [len(zoo.snapshots(s.lineage)) for s in suspects]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from metav import benchmark, schemes
+from metav import benchmark, protocols, schemes
 from metav.errors import UsageError
 from metav.schemes import Ensemble, MetaV
 from metav.schemes.metav import box, unbox
@@ -75,7 +75,7 @@ def any_ensemble(request, tiny) -> Ensemble:
     if request.param == "tiny":
         return tiny
     zoo = request.getfixturevalue("smoke_zoo")
-    return benchmark.ensemble(zoo, benchmark.split(zoo.scenario.suspects, 0)[0])
+    return benchmark.ensemble(zoo, protocols.split(zoo.scenario.suspects, 0)[0])
 
 
 def test_equals_the_literal_algorithm_over_20_iterations(any_ensemble):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from metav import benchmark, cells, scenarios, schemes
+from metav import benchmark, cells, protocols, scenarios, schemes
 from metav.cli import main
 from metav.errors import UsageError
 from metav.scenarios.fashion_open import STRANGE as FASHION
@@ -89,7 +89,7 @@ def test_outsiders_are_fitted_on_what_their_names_say(zoo):
 
 def test_none_of_it_reaches_a_construction(zoo):
     cell = cells.Cell(scheme="metav(iterations=2)", repetition=0, queries=4, protocol="open-world")
-    construction, _ = benchmark.split(zoo.scenario.suspects, 0)
+    construction, _ = protocols.split(zoo.scenario.suspects, 0)
     made = benchmark.construct(zoo, cell.scheme, construction, queries=4, seed=0)
     strangers = {zoo.scenario.lineage(suspect.lineage).text for suspect in zoo.strangers}
     assert not strangers & set(made.provenance["suspects"])
@@ -122,9 +122,9 @@ def test_bench_counts_false_accusations_and_misses(zoo, tmp_path):
 def test_a_scenario_without_an_open_world_says_so(smoke_zoo, monkeypatch):
     bare = Zoo(replace(smoke_zoo.scenario, strangers=(), outsiders=None), smoke_zoo.folder)
     with pytest.raises(UsageError, match="expected a scenario with an open world, got warfarin"):
-        benchmark.check_protocol(bare, "open-world")
+        protocols.check(bare.scenario, "open-world")
     with pytest.raises(UsageError, match="did you mean 'open-world'"):
-        benchmark.check_protocol(bare, "open-word")
+        protocols.check(bare.scenario, "open-word")
 
 
 # -- Skin and Fashion at smoke size --------------------------------------------------------------------------------

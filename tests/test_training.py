@@ -279,12 +279,14 @@ def test_a_gan_whose_process_is_killed_goes_on_from_its_checkpoint_to_the_same_b
         return load_tensors(tmp_path / "b.part", "")[1]["epochs"] if (tmp_path / "b.part").exists() else 0
 
     whole, killed = start("a"), start("b")
-    while epochs() < 3:
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    done = epochs()
-    assert 3 <= done < 12
-    assert start("b").wait() == whole.wait() == 0
+    with whole:
+        with killed:
+            while epochs() < 3:
+                assert killed.poll() is None
+                time.sleep(0.01)
+            killed.send_signal(signal.SIGKILL)
+        assert killed.returncode == -signal.SIGKILL
+        assert 3 <= epochs() < 12
+        assert start("b").wait() == 0
+    assert whole.returncode == 0
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -3,79 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
+from torch import Tensor
 
-from metav import cells, engine, schemes
-from metav.cells import PROTOCOLS, Cell, CellResult, Protocol, Score
-from metav.errors import UsageError, unknown
+from metav import cells, engine, protocols, schemes
+from metav.cells import Cell, CellResult, Score
+from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
-from metav.scenarios import Suspect
+from metav.protocols import Protocol
+from metav.scenarios import Scenario, Suspect
 from metav.scenarios.base import CohortPlan, Outsider
 from metav.schemes import Ensemble
 from metav.schemes.base import CohortModels
 from metav.spec import Model
 from metav.stacks import together
+from metav.suspects.facade import Change
 from metav.verification import verify
 from metav.zoo import Zoo
 
 _outsiders: dict[str, list[Outsider]] = {}  # by the digest of the target
 
 
-def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[Suspect]]:
-    """Halve positives and negatives at random into construction and test suspects (MetaV, section 5.2).
-
-    Raises
-    ------
-    UsageError
-        A side would have fewer than two suspects in a half.
-    """
-    generator = np.random.default_rng(seed)
-    construction: list[Suspect] = []
-    test: list[Suspect] = []
-    for positive in (True, False):
-        side = [suspect for suspect in suspects if suspect.positive is positive]
-        half = len(side) // 2
-        if half < 2:
-            kind = "positive" if positive else "negative"
-            raise UsageError(
-                f"expected at least four {kind} suspects, two to construct from and two to test on, got {len(side)}: "
-                "add some to the scenario."
-            )
-        order = generator.permutation(len(side))
-        construction += [side[index] for index in order[:half]]
-        test += [side[index] for index in order[half:]]
-    return construction, test
+def _none(_: str) -> bool:
+    return False
 
 
-def few(construction: Sequence[Suspect], models: int) -> list[Suspect]:
-    """The first `models` suspects of each side; those of fewer are among those of more.
-
-    Raises
-    ------
-    UsageError
-        A side has fewer.
-    """
-    chosen = []
-    for positive in (True, False):
-        side = [suspect for suspect in construction if suspect.positive is positive]
-        if len(side) < models:
-            raise UsageError(
-                f"expected at most {len(side)} models a side to construct from, got {models}: ask for fewer."
-            )
-        chosen += side[: models or None]
-    return chosen
-
-
-def ensemble(zoo: Zoo, suspects: Sequence[Suspect], *, snapshots: bool = False, cohort: bool = False) -> Ensemble:
+def ensemble(
+    zoo: Zoo,
+    suspects: Sequence[Suspect],
+    *,
+    snapshots: bool = False,
+    cohort: bool = False,
+    left_out: Callable[[str], bool] = _none,
+) -> Ensemble:
     """The models of `suspects`, the target and public data, as a scheme takes them.
 
     With `snapshots` those of the suspects' trainings that the zoo keeps are on their sides too; with `cohort` its
-    cohort comes along.
+    cohort comes along, but for kinds of lineages that are `left_out`.
     """
 
     def side(positive: bool) -> list[Model]:
@@ -92,23 +60,39 @@ def ensemble(zoo: Zoo, suspects: Sequence[Suspect], *, snapshots: bool = False, 
         spec=zoo.scenario.spec,
         data=public.x,
         labels=public.y if zoo.scenario.spec.output == "probabilities" else None,
-        cohort=_cohort(zoo, zoo.cohort) if cohort and zoo.cohort is not None else None,
+        cohort=_cohort(zoo, zoo.cohort, left_out) if cohort and zoo.cohort is not None else None,
     )
 
 
-def _cohort(zoo: Zoo, plan: CohortPlan) -> CohortModels:
+def _cohort(zoo: Zoo, plan: CohortPlan, left_out: Callable[[str], bool]) -> CohortModels:
     """The models of a zoo's cohort, as a scheme takes them."""
+    kinds = {kind: plan.lineages(kind) for kind in plan.kinds}
     return CohortModels(
         teachers=plan.teachers,
-        kinds={kind: together([zoo.load(each) for each in plan.lineages(kind)]) for kind in plan.kinds},
-        others=[zoo.load(each) for each in plan.others],
+        kinds={
+            kind: together([zoo.load(each) for each in lineages])
+            for kind, lineages in kinds.items()
+            if not left_out(lineages[-1])  # of the target; the teachers stay, as none of them is a suspect
+        },
+        others=[zoo.load(each) for each in plan.others if not left_out(each)],
     )
 
 
-def construct(zoo: Zoo, scheme: str, suspects: Sequence[Suspect], *, queries: int, seed: int) -> Fingerprint:
-    """Make a fingerprint of the zoo's target from some of its suspects, and note in it which."""
+def construct(
+    zoo: Zoo,
+    scheme: str,
+    suspects: Sequence[Suspect],
+    *,
+    queries: int,
+    seed: int,
+    left_out: Callable[[str], bool] = _none,
+) -> Fingerprint:
+    """Make a fingerprint of the zoo's target from some of its suspects, and note in it which.
+
+    Models of a cohort are not used if their lineage is `left_out`.
+    """
     maker = schemes.get(scheme)
-    known = ensemble(zoo, suspects, snapshots=maker.needs.snapshots, cohort=maker.needs.cohort)
+    known = ensemble(zoo, suspects, snapshots=maker.needs.snapshots, cohort=maker.needs.cohort, left_out=left_out)
     with engine.one_thread():
         made = maker.construct(known, queries=queries, seed=seed)
     origin = {
@@ -144,52 +128,52 @@ def require(zoo: Zoo, scheme: str) -> None:
     schemes.require(scheme, zoo.scenario.spec)
 
 
-def check_protocol(zoo: Zoo, name: str) -> Protocol:
-    """Return a protocol by its name.
-
-    Raises
-    ------
-    UsageError
-        There is none of that name, or the scenario has no open world.
-    """
-    if name not in PROTOCOLS:
-        raise unknown("protocol", name, PROTOCOLS)
-    if name == "open-world" and not zoo.scenario.strangers and zoo.scenario.outsiders is None:
-        raise UsageError(
-            f"expected a scenario with an open world, got {zoo.scenario.name}, which has none: use --protocol paper."
-        )
-    return name
-
-
 def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
-    """Construct on one half of the zoo, score the suspects of the other half, or those of the open world."""
-    construction, test = split(zoo.scenario.suspects, cell.repetition)
-    construction = few(construction, cell.models)
+    """Construct from some suspects of the zoo, score those that the protocol tests."""
+    scenario, target = zoo.scenario, zoo.record("target").quality
+    left_out = partial(protocols.is_left_out, scenario, cell.protocol, cell.left_out)
+    construction, test = protocols.divide(scenario, cell.protocol, cell.left_out, cell.repetition)
+    construction = protocols.few(construction, cell.models)
     start = time.perf_counter()
-    fingerprint = construct(zoo, cell.scheme, construction, queries=cell.queries, seed=cell.repetition)
+    fingerprint = construct(
+        zoo, cell.scheme, construction, queries=cell.queries, seed=cell.repetition, left_out=left_out
+    )
     construct_seconds = time.perf_counter() - start
-    tested = _of_zoo(zoo, test) if cell.protocol == "paper" else _open_world(zoo)
-    verdicts = [verify(fingerprint, suspect.model) for suspect in tested]
-    scores = tuple(
-        Score(
-            scheme=cell.scheme,
-            models=cell.models,
-            repetition=cell.repetition,
-            lineage=suspect.name,
-            family=suspect.family,
-            positive=suspect.positive,
-            rate=verdict.rate,
-            threshold=verdict.threshold,
-            quality=dict(suspect.quality),
-        )
-        for suspect, verdict in zip(tested, verdicts, strict=True)
-    )
-    return CellResult(
-        cell=cell,
-        scores=scores,
-        construct_seconds=construct_seconds,
-        verify_seconds=sum(verdict.seconds for verdict in verdicts),
-    )
+    tested = _open_world(zoo) if cell.protocol == "open-world" else _of_zoo(zoo, test)
+    scores, seconds = [], 0.0
+    for suspect in tested:
+        for view, model in _views(scenario, cell.protocol, suspect.model):
+            verdict = verify(fingerprint, model)
+            seconds += verdict.seconds
+            scores.append(
+                Score(
+                    scheme=cell.scheme,
+                    models=cell.models,
+                    left_out=cell.left_out,
+                    view=view,
+                    repetition=cell.repetition,
+                    lineage=suspect.name,
+                    family=suspect.family,
+                    positive=suspect.positive,
+                    rate=verdict.rate,
+                    threshold=verdict.threshold,
+                    useful=scenario.merit.kept(suspect.quality, target),
+                    quality=dict(suspect.quality),
+                )
+            )
+    return CellResult(cell=cell, scores=tuple(scores), construct_seconds=construct_seconds, verify_seconds=seconds)
+
+
+def _views(scenario: Scenario, protocol: Protocol, model: Model) -> Iterator[tuple[str, Model]]:
+    """What an API may let out of a model's answers: all, and with the protocol `api` the scenario's views."""
+    yield "", model
+    if protocol == "api":
+        for name, change in scenario.views.items():
+            yield name, partial(_changed, change, model)
+
+
+def _changed(change: Change, model: Model, x: Tensor) -> Tensor:
+    return change.changed(model(x))
 
 
 def _of_zoo(zoo: Zoo, suspects: Sequence[Suspect]) -> list[Outsider]:
@@ -235,9 +219,10 @@ def run(
     """
     usable = [name for name in scheme_names if not lacking(zoo, name)]
     wanted = [
-        Cell(scheme=name, repetition=repetition, queries=queries, models=count, protocol=protocol)
+        Cell(scheme=name, repetition=repetition, queries=queries, models=count, protocol=protocol, left_out=left_out)
         for name in usable
         for count in models
+        for left_out in protocols.what_is_left_out(zoo.scenario, protocol)
         for repetition in range(repeats)
     ]
     paths = cells.paths(zoo, wanted)

@@ -9,18 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 import metav
 from metav import schemes
+from metav.protocols import Protocol
 from metav.storage import canonical_json, home, make_folder, write_atomic
 from metav.zoo import Zoo
-
-Protocol = Literal["paper", "open-world"]
-PROTOCOLS: tuple[Protocol, ...] = ("paper", "open-world")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +25,8 @@ class Cell:
     """One construction and its test: a scheme with its options, and the repetition, which seeds split and scheme.
 
     `models` is the number of suspects of each side to construct from; 0 for the whole half of the zoo. The `protocol`
-    says whom to test: with `paper` the other half of the zoo, with `open-world` the scenario's open world.
+    says which suspects are for construction and which for the test; `left_out` is the obfuscation or architecture that
+    is for the test alone.
     """
 
     scheme: str
@@ -36,20 +34,27 @@ class Cell:
     queries: int
     models: int = 0
     protocol: Protocol = "paper"
+    left_out: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One test suspect's matching rate, beside what it truly is, the fingerprint's threshold and its quality."""
+    """One test suspect's matching rate, beside what it truly is, the fingerprint's threshold and its quality.
+
+    `view` is what of its answers the API let out, empty for all; `useful` whether it is about as good as the target.
+    """
 
     scheme: str
     models: int
+    left_out: str
+    view: str
     repetition: int
     lineage: str
     family: str
     positive: bool
     rate: float
     threshold: float
+    useful: bool
     quality: dict[str, float]
 
 

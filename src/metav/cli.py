@@ -64,7 +64,7 @@ def bench(
 
     Interrupted or killed, it goes on where it was.
     """
-    from metav import benchmark, schemes
+    from metav import benchmark, protocols, schemes
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
 
@@ -78,9 +78,9 @@ def bench(
     cohort = any(schemes.get(name).needs.cohort for name in names)
     open_world = protocol == "open-world"
     found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
-    tested = benchmark.check_protocol(found, protocol)
+    tested = protocols.check(found.scenario, protocol)
     for count in models or ():
-        benchmark.few(benchmark.split(found.scenario.suspects, 0)[0], count)
+        protocols.few(protocols.split(found.scenario.suspects, 0)[0], count)
     lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
     if len(lacking) == len(names):
         benchmark.require(found, names[0])
@@ -89,7 +89,9 @@ def bench(
     folder = make_folder(out or Path("metav-results") / "-".join(parts))
     fill(found, jobs)
     counts = models or [0]
-    with progress_bar("constructing fingerprints", (len(names) - len(lacking)) * len(counts) * repeats) as progress:
+    cells = (len(names) - len(lacking)) * len(counts) * repeats
+    cells *= len(protocols.what_is_left_out(found.scenario, tested))
+    with progress_bar("constructing fingerprints", cells) as progress:
         results = benchmark.run(
             found,
             names,

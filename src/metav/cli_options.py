@@ -55,7 +55,8 @@ ProtocolName = Annotated[
     str,
     Parameter(
         name="--protocol",
-        help="paper: test on the other half of the zoo. open-world: on models of kinds that the zoo does not hold.",
+        help="paper: test on the other half of the zoo. unseen-obfuscation, unseen-architecture: keep a whole kind "
+        "from construction. api: let out less of the answers. open-world: models of kinds that the zoo does not hold.",
     ),
 ]
 OpenWorld = Annotated[bool, Parameter(negative="", help="With the networks of the open world (--protocol open-world).")]

@@ -26,6 +26,12 @@ _TITLES = {
     "verify_seconds": "verification of all test suspects, s",
 }
 
+_USEFUL = {
+    "positives": "of the derived, useful: they lost at most a tenth of the target's quality",
+    "auc": "AUC, useful alone",
+    "robustness_at_full_uniqueness": "robustness at 100 % uniqueness, useful alone",
+}
+
 
 def write(
     folder: Path,
@@ -44,8 +50,7 @@ def write(
         if not row["by_lineage"]:
             continue
         names.append(slug(f"{row['scenario']}-{results.title(row)}"))
-        mine = (scores.scheme == row["scheme"]) & (scores.models == (row["models"] or 0))
-        figures.save(figures.overview(row, scores[mine]), folder, names[-1])
+        figures.save(figures.overview(row, results.of_row(scores, row)), folder, names[-1])
     write_atomic(folder / "report.md", markdown(rows, names).encode())
     return rows
 
@@ -73,6 +78,14 @@ def cell(summary: dict[str, Any] | None, digits: int = 3) -> str:
     return f"{summary['mean']:.{digits}f}{half}"
 
 
+def _counts(rows: Sequence[dict[str, Any]]) -> str:
+    """How many test suspects there are of each side, e.g. `35 derived and 35 independent`."""
+    sides = (("positives", "derived"), ("negatives", "independent"))
+    ranges = [sorted({row[key] for row in rows}) for key, _ in sides]
+    shown = [str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}" for found in ranges]
+    return " and ".join(f"{number} {name}" for number, (_, name) in zip(shown, sides, strict=True))
+
+
 def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     """The report: one table of metrics over the schemes, then each scheme's figure and its rows by lineage."""
     first = rows[0]
@@ -84,8 +97,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
         f"{environment['processor']} ({environment['cores']} cores), Python {environment['python']}, "
         f"torch {environment['torch']}, metav {environment['metav']}.",
         "",
-        f"{first['positives']} derived and {first['negatives']} independent test suspects in each repetition. "
-        "Mean over repetitions ± half-width of the 95 % interval.",
+        f"{_counts(rows)} test suspects in each repetition. Mean over repetitions ± half-width of the 95 % interval.",
         "",
         "| | " + " | ".join(f"`{results.title(row)}`" for row in rows) + " |",
         "|---|" + "---|" * len(rows),
@@ -93,6 +105,9 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     for key, title in _TITLES.items():
         digits = 2 if key.endswith("seconds") else 1 if key in results.COUNTS else 3
         lines.append(f"| {title} | " + " | ".join(cell(row[key], digits) for row in rows) + " |")
+    for key, title in _USEFUL.items():
+        found = [row["useful"] and row["useful"][key] for row in rows]
+        lines.append(f"| {title} | " + " | ".join(cell(each, 1 if key == "positives" else 3) for each in found) + " |")
     qualities = list(next(iter(first["by_lineage"].values()))["quality"])
     for row in rows:
         if "not_applicable" in row:

@@ -25,6 +25,7 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "robustness_at_full_uniqueness": evaluation.robustness_at_full_uniqueness,
 }
 COUNTS = ("false_accusations", "missed")
+KINDS = ["scheme", "models", "left_out", "view"]  # what makes a row of its own of scores
 
 
 def frame(results: Sequence[CellResult]) -> pd.DataFrame:
@@ -37,55 +38,97 @@ def frame(results: Sequence[CellResult]) -> pd.DataFrame:
 
 
 def title(row: Mapping[str, Any]) -> str:
-    """The scheme of a row, and how many models a side it had where that was not the whole half."""
+    """The scheme of a row; how many models a side it had, if not the whole half; what it did not see, or was shown."""
     count = row["models"]
-    return str(row["scheme"]) + (f", {count} model{'s' * (count > 1)} a side" if count else "")
+    parts = [f", {count} model{'s' * (count > 1)} a side"] if count else []
+    parts += [f" without {row['left_out']}"] if row["left_out"] else []
+    parts += [f", {row['view']}"] if row["view"] else []
+    return "".join([str(row["scheme"]), *parts])
+
+
+def of_row(scores: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
+    """The scores that a row was made of."""
+    wanted = {**row, "models": row["models"] or 0}
+    return scores[(scores[KINDS] == [wanted[name] for name in KINDS]).all(axis=1)]
 
 
 def rows(
     scenario: Scenario, results: Sequence[CellResult], command: str, lacking: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Gather cells into the rows of results.json, one a scheme and number of models to construct from.
+    """Gather cells into the rows of results.json, one for each of `KINDS`.
 
-    `models` is that number for each side, None for the whole half of the zoo.
+    `models` is the number of models of each side to construct from, None for the whole half of the zoo; `left_out` the
+    obfuscation or architecture that was kept from construction, `view` what the API let out, each None for nothing.
 
     Schemes that could not be used, with what they lack, come last: their figures are None, never 0.
     """
-    kinds = dict.fromkeys((result.cell.scheme, result.cell.models) for result in results)
-    found = [_row(scenario, [r for r in results if (r.cell.scheme, r.cell.models) == kind], command) for kind in kinds]
-    none = dict.fromkeys((*METRICS, *COUNTS, "construct_seconds", "verify_seconds"))
+    shared = _shared(scenario, results, command)
+    found = [
+        _row(scenario, shared, list(kind), results, part) for kind, part in frame(results).groupby(KINDS, sort=False)
+    ]
+    none = dict.fromkeys((*METRICS, *COUNTS, "useful", "construct_seconds", "verify_seconds"))
     return found + [
         {**found[0], **none, "scheme": name, "models": None, "by_lineage": {}, "not_applicable": f"needs {reason}"}
         for name, reason in (lacking or {}).items()
     ]
 
 
-def _row(scenario: Scenario, results: Sequence[CellResult], command: str) -> dict[str, Any]:
+def _shared(scenario: Scenario, results: Sequence[CellResult], command: str) -> dict[str, Any]:
     cell = results[0].cell
-    scores = frame(results)
-    repetitions = list(scores.groupby("repetition"))
-    sides = [
-        (part.loc[part.positive, "rate"].to_numpy(), part.loc[~part.positive, "rate"].to_numpy())
-        for _, part in repetitions
-    ]
     return {
         "scenario": scenario.name,
         "profile": scenario.profile,
-        "scheme": cell.scheme,
         "queries": cell.queries,
-        "models": cell.models or None,
         "protocol": cell.protocol,
-        "repeats": len(results),
+        "repeats": len({result.cell.repetition for result in results}),
+        "environment": environment(),
+        "command": command,
+    }
+
+
+def _row(
+    scenario: Scenario,
+    shared: Mapping[str, Any],
+    kind: Sequence[Any],
+    results: Sequence[CellResult],
+    scores: pd.DataFrame,
+) -> dict[str, Any]:
+    scheme, models, left_out, view = kind
+    cells = [r for r in results if (r.cell.scheme, r.cell.models, r.cell.left_out) == (scheme, models, left_out)]
+    repetitions = [part for _, part in scores.groupby("repetition")]
+    sides = [_sides(part) for part in repetitions]
+    return {
+        **shared,
+        "scheme": scheme,
+        "models": models or None,
+        "left_out": left_out or None,
+        "view": view or None,
         "positives": len(sides[0][0]),
         "negatives": len(sides[0][1]),
         **{name: _summary([metric(p, n) for p, n in sides]) for name, metric in METRICS.items()},
-        "false_accusations": _summary([int((part.derived & ~part.positive).sum()) for _, part in repetitions]),
-        "missed": _summary([int((~part.derived & part.positive).sum()) for _, part in repetitions]),
-        "construct_seconds": _summary([result.construct_seconds for result in results]),
-        "verify_seconds": _summary([result.verify_seconds for result in results]),
-        "by_lineage": _by_lineage(scenario, scores, results[0].scores[0].quality),
-        "environment": environment(),
-        "command": command,
+        "false_accusations": _summary([int((part.derived & ~part.positive).sum()) for part in repetitions]),
+        "missed": _summary([int((~part.derived & part.positive).sum()) for part in repetitions]),
+        "useful": _useful(repetitions),
+        "construct_seconds": _summary([cell.construct_seconds for cell in cells]),
+        "verify_seconds": _summary([cell.verify_seconds for cell in cells]),
+        "by_lineage": _by_lineage(scenario, scores, cells[0].scores[0].quality),
+    }
+
+
+def _sides(scores: pd.DataFrame) -> tuple[Any, Any]:
+    """Rates of positives and of negatives."""
+    return scores.loc[scores.positive, "rate"].to_numpy(), scores.loc[~scores.positive, "rate"].to_numpy()
+
+
+def _useful(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any] | None:
+    """Figures where positives that have lost more than a tenth of the target's quality are not counted."""
+    kept = [_sides(part[part.useful | ~part.positive]) for part in repetitions]
+    if not all(len(positives) for positives, _ in kept):
+        return None
+    counted = _summary([len(positives) for positives, _ in kept])
+    return {
+        "positives": counted,
+        **{name: _summary([metric(p, n) for p, n in kept]) for name, metric in METRICS.items()},
     }
 
 

@@ -126,7 +126,9 @@ def load_tensors(path: Path, next_step: str) -> tuple[Tensors, dict[str, Any]]:
         The file is truncated, not of metav, or its content is not what its digest says.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        # safetensors opens a file twice, for its header and for its tensors: held open, both times it is the same one,
+        # even if another was put in its place in between
+        with path.open("rb") as held, safe_open(f"/dev/fd/{held.fileno()}", framework="pt") as file:
             meta = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         expected = meta.pop("digest")

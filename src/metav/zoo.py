@@ -224,7 +224,7 @@ class Zoo:
         if isinstance(lineage.step, Change):
             assert lineage.parent is not None  # noqa: S101 (only a new model has no parent)
             return lineage.step.wrap(self._shell(self.scenario.lineage(lineage.parent)))
-        return self.scenario.make(self.architecture(lineage))()
+        return self.scenario.make(lineage.architecture)()
 
     def verify(self) -> list[str]:
         """Check every suspect; return one sentence for each that is missing or damaged."""
@@ -308,14 +308,6 @@ class Zoo:
             ]
             yield sorted(groups, key=self._cost, reverse=True)
 
-    def architecture(self, lineage: Lineage) -> str:
-        """The architecture of a suspect: that of its last link which makes a new model."""
-        own = getattr(lineage.step, "architecture", None) or getattr(lineage.step, "student", None)
-        if own is None:
-            assert lineage.parent is not None  # noqa: S101 (only a new model has no parent)
-            return self.architecture(self.scenario.lineage(lineage.parent))
-        return str(own)
-
     def _kind(self, lineage: Lineage) -> tuple[Any, ...]:
         """What models must have in common to train side by side."""
         training = lineage.training
@@ -324,7 +316,7 @@ class Zoo:
         settings = asdict(training)
         del settings["seed"]
         rows = self.scenario.rows(settings.pop("data"))
-        return (type(lineage.step).__name__, self.architecture(lineage), rows, *settings.values())
+        return (type(lineage.step).__name__, lineage.architecture, rows, *settings.values())
 
     def _cost(self, group: Sequence[str]) -> float:
         """Roughly how long a group takes, to start the longest first."""
@@ -332,7 +324,7 @@ class Zoo:
         training = lineage.training
         if training is None:
             return 0.0
-        model = self.scenario.fresh(self.architecture(lineage), seed=0)
+        model = self.scenario.fresh(lineage.architecture, seed=0)
         size = sum(parameter.numel() for parameter in model.parameters())
         return float(len(group) * size * training.epochs * self.scenario.rows(training.data))
 
@@ -374,7 +366,7 @@ def _draft(zoo: Zoo, lineage: Lineage, together: str) -> Draft:
 
 
 def _save(zoo: Zoo, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:
-    meta = {"lineage": text, "architecture": zoo.architecture(zoo.scenario.lineage(text))}
+    meta = {"lineage": text, "architecture": zoo.scenario.lineage(text).architecture}
     digest = save_tensors(zoo._weights(text), model.state_dict(), meta)
     record = Record(
         lineage=text,

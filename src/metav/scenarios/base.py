@@ -17,10 +17,12 @@ from metav.errors import unknown
 from metav.spec import Model, Spec
 from metav.suspects import Draft, Lineage, parse
 from metav.suspects.base import seeded
+from metav.suspects.facade import Change
 from metav.training import Part
 
 Profile = Literal["smoke", "cpu", "paper"]
 MADE = ("box", "corners", "noisy", "mixed")  # of public inputs
+LOSS = 0.1  # of the target's quality, beyond which a theft is of no use
 FEW = 5  # one public example of so many
 TEACHER_SEED, THEFT_SEED = 10_000, 20_000  # of the first; no suspect of a zoo has seeds as high
 PROFILES: tuple[Profile, ...] = ("smoke", "cpu", "paper")
@@ -113,6 +115,19 @@ def _reseeded(links: str, seed: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Merit:
+    """The figure of quality that counts, and whether more of it is better."""
+
+    name: str
+    more: bool
+
+    def kept(self, quality: Mapping[str, float], target: Mapping[str, float]) -> bool:
+        """Whether a model is of use: it has not lost more than a tenth of the target's quality."""
+        ratio = quality[self.name] / target[self.name]
+        return ratio >= 1 - LOSS if self.more else ratio <= 1 + LOSS
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scenario:
     """One learning task with everything needed to build its zoo.
 
@@ -134,6 +149,8 @@ class Scenario:
         Trains drafts in place on the parts.
     quality
         (model, target, test part) -> named figures, e.g. error and agreement with the target.
+    merit
+        Which of these figures tells whether a suspect is of use.
     method
         What `fit` does, in words; part of each suspect's identity.
     data
@@ -147,6 +164,8 @@ class Scenario:
         Suspects of kinds that neither the table nor the cohort holds, for the open-world protocol alone.
     outsiders
         (target, part by name) -> further ones, which are not trained by the zoo.
+    views
+        What an API may let out of the answers, by name, besides all of them.
     """
 
     name: str
@@ -158,12 +177,14 @@ class Scenario:
     suspects: tuple[Suspect, ...]
     fit: Callable[[Sequence[Draft], Mapping[str, Part]], None]
     quality: Callable[[Model, Model, Part], dict[str, float]]
+    merit: Merit
     method: str
     data: str = ""
     group: int = 16  # side by side: more bring little, fewer spread better over processes
     cohort: CohortPlan | None = None
     strangers: tuple[Suspect, ...] = ()
     outsiders: Callable[[Model, Callable[[str], Part]], Iterable[Outsider]] | None = None
+    views: Mapping[str, Change] = field(default_factory=dict)
 
     def lineage(self, text: str) -> Lineage:
         """Parse a lineage in which `target` stands for this scenario's target."""

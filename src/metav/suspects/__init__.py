@@ -5,8 +5,8 @@ Positive suspects (derived from the target)
     finetuning    fine-tuning `ftll` `ftal` `ft`, partial retraining `rtll` `rtal` `rt`
     distillation  students `distill` `extract` `copycat`
     perturbation  fewer bits `quantise`, noise on the weights `jitter`
-    facade        answers changed on their way out: `rounded` `noisy` `clipped` `rescaled` `tempered`; images on their
-                  way in: `blurred` `compressed`
+    facade        answers changed on their way out: `rounded` `noisy` `clipped` `rescaled` `tempered` `top`;
+                  images on their way in: `blurred` `compressed`
 Negative suspects
     independent   training from scratch
 

@@ -128,6 +128,29 @@ class Tempering(Change):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Top(Change):
+    """The `k` largest probabilities alone, 0 for all others; without `values` only which they are: 1/k each.
+
+    As a lineage: `top(3)`, and for the label alone `top(1,values=0)`.
+    """
+
+    k: int
+    values: int = 1
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.values not in (0, 1):
+            raise UsageError(
+                f"expected k of at least 1 and values 0 or 1, got {self.k} and {self.values}: change the lineage."
+            )
+
+    def changed(self, answers: Tensor) -> Tensor:
+        """What is let out of probabilities (n, classes)."""
+        largest = answers.topk(min(self.k, answers.shape[-1]), dim=-1)
+        given = largest.values if self.values else torch.full_like(largest.values, 1 / largest.values.shape[-1])
+        return torch.zeros_like(answers).scatter(-1, largest.indices, given)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blurring(Change):
     """Images blurred by a Gaussian of standard deviation `size` pixels before the model sees them: `blurred(1)`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,6 +18,7 @@ from metav.suspects.facade import (
     Rescaling,
     Rounding,
     Tempering,
+    Top,
 )
 from metav.suspects.finetuning import FineTuning, Retraining
 from metav.suspects.independent import Independent
@@ -38,6 +40,7 @@ AnyStep = (
     | Clipping
     | Rescaling
     | Tempering
+    | Top
     | Blurring
     | Compression
 )
@@ -62,21 +65,36 @@ STEPS: dict[str, tuple[type[AnyStep], dict[str, Any]]] = {
     "clipped": (Clipping, {}),
     "rescaled": (Rescaling, {}),
     "tempered": (Tempering, {}),
+    "top": (Top, {}),
     "blurred": (Blurring, {}),
     "compressed": (Compression, {}),
+}
+# name in a lineage -> the paper's name of the obfuscation
+OBFUSCATIONS = {
+    "wp": "WP",
+    "fp": "FP",
+    **dict.fromkeys(("ftll", "ftal", "ft"), "FT"),
+    **dict.fromkeys(("rtll", "rtal", "rt"), "RT"),
+    **dict.fromkeys(("distill", "extract", "copycat"), "Distillation"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """A parsed lineage: the text of each link, root first, and the last link as a step.
+    """A parsed lineage: the text of each link, root first, and the steps they stand for.
 
-    `links` begins with the word `target` where the target is an ancestor; `full` spells it out.
+    `links` begins with the word `target` where the target is an ancestor; `full` spells it out, and `steps` has the
+    target's too.
     """
 
     links: tuple[str, ...]
     full: str
-    step: AnyStep
+    steps: tuple[AnyStep, ...]
+
+    @property
+    def step(self) -> AnyStep:
+        """The last step."""
+        return self.steps[-1]
 
     @property
     def text(self) -> str:
@@ -92,6 +110,35 @@ class Lineage:
     def training(self) -> Training | None:
         """The training of the last link, if it has one."""
         return self.step if isinstance(self.step, Training) else None
+
+    @property
+    def architecture(self) -> str:
+        """The architecture of the model: that of the last step which makes a new one."""
+        return _architecture(self.steps)
+
+    @property
+    def made_anew(self) -> str:
+        """Its architecture if it was made anew, empty if its weights are the target's, changed or not."""
+        return _architecture(self.steps[len(self.steps) - len(self.links) + 1 :] if self._of_target else self.steps)
+
+    @property
+    def obfuscation(self) -> str:
+        """What made a positive from the target: WP, FP, FT, RT or Distillation, otherwise the step's name.
+
+        That is the first step, as tuning what was pruned is a part of pruning. Empty for the target and independent
+        models.
+        """
+        name = call(self.links[1])[0] if self._of_target and len(self.links) > 1 else ""
+        return OBFUSCATIONS.get(name, name)
+
+    @property
+    def _of_target(self) -> bool:
+        return self.links[0] == "target"
+
+
+def _architecture(steps: Sequence[AnyStep]) -> str:
+    found = (getattr(step, "architecture", "") or getattr(step, "student", "") for step in reversed(steps))
+    return next(filter(None, found), "")
 
 
 @lru_cache(maxsize=2**16)  # a zoo asks for the same ones again and again
@@ -117,7 +164,7 @@ def parse(text: str, target: str) -> Lineage:
     own = [link for link, _ in _steps(target, target)]
     if links[: len(own)] == own:
         links[: len(own)] = ["target"]
-    return Lineage(links=tuple(links), full=full, step=steps[-1][1])
+    return Lineage(links=tuple(links), full=full, steps=tuple(step for _, step in steps))
 
 
 def _steps(text: str, target: str) -> list[tuple[str, AnyStep]]:

@@ -1,0 +1,116 @@
+"""Protocols: which suspects a fingerprint is constructed from, and which ones it is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from metav.errors import UsageError, unknown
+from metav.scenarios.base import Scenario, Suspect
+
+Protocol = Literal["paper", "unseen-obfuscation", "unseen-architecture", "api", "open-world"]
+PROTOCOLS: tuple[Protocol, ...] = ("paper", "unseen-obfuscation", "unseen-architecture", "api", "open-world")
+
+
+def check(scenario: Scenario, name: str) -> Protocol:
+    """Return a protocol by its name.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name, or the scenario has no open world.
+    """
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    if name == "open-world" and not scenario.strangers and scenario.outsiders is None:
+        raise UsageError(
+            f"expected a scenario with an open world, got {scenario.name}, which has none: use --protocol paper."
+        )
+    return name
+
+
+def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[Suspect]]:
+    """Halve positives and negatives at random into construction and test suspects (MetaV, section 5.2).
+
+    Raises
+    ------
+    UsageError
+        A side would have fewer than two suspects in a half.
+    """
+    generator = np.random.default_rng(seed)
+    construction: list[Suspect] = []
+    test: list[Suspect] = []
+    for positive in (True, False):
+        side = [suspect for suspect in suspects if suspect.positive is positive]
+        half = len(side) // 2
+        if half < 2:
+            kind = "positive" if positive else "negative"
+            raise UsageError(
+                f"expected at least four {kind} suspects, two to construct from and two to test on, got {len(side)}: "
+                "add some to the scenario."
+            )
+        order = generator.permutation(len(side))
+        construction += [side[index] for index in order[:half]]
+        test += [side[index] for index in order[half:]]
+    return construction, test
+
+
+def few(construction: Sequence[Suspect], models: int) -> list[Suspect]:
+    """The first `models` suspects of each side; those of fewer are among those of more. All of them for 0.
+
+    Raises
+    ------
+    UsageError
+        A side has fewer.
+    """
+    chosen = []
+    for positive in (True, False):
+        side = [suspect for suspect in construction if suspect.positive is positive]
+        if len(side) < models:
+            raise UsageError(
+                f"expected at most {len(side)} models a side to construct from, got {models}: ask for fewer."
+            )
+        chosen += side[: models or None]
+    return chosen
+
+
+def what_is_left_out(scenario: Scenario, protocol: Protocol) -> list[str]:
+    """What a protocol leaves out of construction, one after the other: nothing, or obfuscations, or architectures."""
+    if protocol == "unseen-obfuscation":
+        found = [scenario.lineage(each.lineage).obfuscation for each in scenario.suspects if each.positive]
+    elif protocol == "unseen-architecture":
+        found = [scenario.lineage(each.lineage).made_anew for each in scenario.suspects if not each.positive]
+    else:
+        found = [""]
+    return list(dict.fromkeys(found))
+
+
+def is_left_out(scenario: Scenario, protocol: Protocol, left_out: str, lineage: str) -> bool:
+    """Whether a model may not be constructed from: it is of the obfuscation, or the architecture, that is left out.
+
+    A model with the weights of the target, changed or not, is never left out for its architecture.
+    """
+    found = scenario.lineage(lineage)
+    if protocol == "unseen-obfuscation":
+        return found.obfuscation == left_out
+    return protocol == "unseen-architecture" and found.made_anew == left_out
+
+
+def divide(
+    scenario: Scenario, protocol: Protocol, left_out: str, repetition: int
+) -> tuple[list[Suspect], list[Suspect]]:
+    """Suspects of the zoo to construct from, and to test on.
+
+    Both are halves of it. With `unseen-obfuscation` the positives that are tested are all those of the obfuscation
+    `left_out`; with `unseen-architecture` the negatives are all those of the architecture, and all its students are
+    among the positives.
+    """
+    construction, test = split(scenario.suspects, repetition)
+    unseen = [each for each in scenario.suspects if is_left_out(scenario, protocol, left_out, each.lineage)]
+    if protocol == "unseen-obfuscation":
+        test = [*unseen, *(each for each in test if not each.positive)]
+    if protocol == "unseen-architecture":
+        test = [*unseen, *(each for each in test if each.positive and each not in unseen)]
+    return [each for each in construction if each not in unseen], test
