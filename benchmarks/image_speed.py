@@ -1,12 +1,13 @@
-"""What threads, memory layout and bfloat16 bring when image models are trained, in one run on one machine.
+"""What threads, memory layout, products on few pixels and bfloat16 bring when image models are trained.
 
     python benchmarks/image_speed.py [--steps 4] [--rounds 3] [skin/S fashion/XL ...]
 
 For each architecture of the Skin zoo and the DCGAN of the Fashion zoo, at profile cpu, the images that all cores
-together train on in a second: two processes with one thread each against one process with two threads, each with
-contiguous and with channels-last activations, in float32 and in bfloat16. Rounds alternate between the ways, so that a
-slow minute of the machine hits all; the median of the rounds is printed, and its ratio to what metav does. Starting
-processes and loading data is not counted.
+together train on in a second: as metav does (two processes of one thread, channels last, convolutions on few pixels
+as products, float32), and with one of these changed at a time. Rounds alternate between the ways, so that a slow
+minute of the machine hits all; the median of the rounds is printed, and its ratio to what metav does. Starting
+processes and loading data is not counted. bfloat16 is n/a where the processor would only emulate
+it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -24,23 +27,47 @@ from torch.nn.functional import cross_entropy
 
 from metav import scenarios
 from metav.adversarial import Gan, discriminator_loss, generator_loss
+from metav.optim import Adam
 from metav.scenarios.fashion_nets import LATENT
+from metav.scenarios.few_pixels import Convolution
 from metav.scenarios.skin_nets import Classifier
 
 BATCH = 32
 NETWORKS = ["skin/S", "skin/M", "skin/L", "skin/XL", "skin/XXL", "fashion/XL"]
-WAYS = [(threads, last, half) for threads in (1, 2) for last in (False, True) for half in (False, True)]
 
 
-def loss_of(scenario: str, name: str, last: bool) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How an architecture is trained: `last` for channels last, `products` on few pixels, `half` for bfloat16."""
+
+    threads: int = 1
+    last: bool = True
+    products: bool = True
+    half: bool = False
+
+
+WAYS = {
+    "as metav does": Way(),
+    "one process of two threads": Way(threads=2),
+    "channels first": Way(last=False),
+    "torch's convolutions": Way(products=False),
+    "bfloat16": Way(half=True),
+}
+HALF = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+
+
+def loss_of(scenario: str, name: str, way: Way) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
     """A model with random weights, and its loss on random examples: of a GAN those of both its players."""
     model = scenarios.load(scenario, "cpu").fresh(name, seed=0).train()
     if isinstance(model, Classifier):
-        model.channels_last = last
+        model.channels_last = way.last
+        for module in model.modules():
+            if isinstance(module, Convolution) and not way.products:
+                module.__class__ = nn.Conv2d
         x, y = torch.rand(BATCH, 3, 28, 28) * 2 - 1, torch.randint(7, (BATCH,))
         return model, lambda: cross_entropy(model.logits(x).float(), y)
     assert isinstance(model, Gan)
-    model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    model.to(memory_format=torch.channels_last if way.last else torch.contiguous_format)
     z, real = torch.randn(BATCH, LATENT), torch.rand(BATCH, 1, 28, 28)
 
     def loss() -> torch.Tensor:
@@ -51,31 +78,27 @@ def loss_of(scenario: str, name: str, last: bool) -> tuple[nn.Module, Callable[[
     return model, loss
 
 
-def work(scenario: str, name: str, threads: int, last: bool, half: bool, steps: int, ready: Barrier) -> None:
+def work(scenario: str, name: str, way: Way, steps: int, ready: Barrier) -> None:
     """Train one model for `steps` steps, between two meetings with the process that takes the time."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(way.threads)
     torch.set_flush_denormal(True)
-    model, loss = loss_of(scenario, name, last)
-    optimiser = torch.optim.Adam(model.parameters(), fused=True)
+    model, loss = loss_of(scenario, name, way)
+    optimiser = Adam(model.parameters(), lr=0.001)
     for step in range(steps + 1):
         if step == 1:
             ready.wait()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=way.half):
             error = loss()
-        optimiser.zero_grad()
-        error.backward()
-        optimiser.step()
+        optimiser.step(torch.autograd.grad(error, optimiser.parameters))
     ready.wait()
 
 
-def speed(scenario: str, name: str, threads: int, last: bool, half: bool, steps: int) -> float:
+def speed(scenario: str, name: str, way: Way, steps: int) -> float:
     """Images a second of all processes together."""
-    processes = 2 // threads
+    processes = 2 // way.threads
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(processes + 1)
-    workers = [
-        context.Process(target=work, args=(scenario, name, threads, last, half, steps, ready)) for _ in range(processes)
-    ]
+    workers = [context.Process(target=work, args=(scenario, name, way, steps, ready)) for _ in range(processes)]
     for worker in workers:
         worker.start()
     ready.wait()
@@ -93,21 +116,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    for scenario, name in (network.split("/") for network in options.networks):
-        ours = scenarios.load(scenario, "cpu").fresh(name, seed=0)
-        found: dict[tuple[int, bool, bool], list[float]] = {way: [] for way in WAYS}
+    print(f"| | {' | '.join(WAYS)} |\n|---|{'---|' * len(WAYS)}")
+    for network in options.networks:
+        found: dict[str, list[float]] = {name: [] for name in WAYS}
         for _ in range(options.rounds):
-            for way in WAYS:
-                found[way].append(speed(scenario, name, *way, options.steps))
-        median = {way: statistics.median(values) for way, values in found.items()}
-        base = median[1, ours.channels_last if isinstance(ours, Classifier) else True, False]
-        for (threads, last, half), value in median.items():
-            layout, kind = ("contiguous", "channels last")[last], ("float32", "bfloat16")[half]
-            processes = "2 processes of 1 thread" if threads == 1 else "1 process of 2 threads"
-            line = (
-                f"{scenario} {name:3}  {processes}  {layout:13}  {kind:8}  {value:7.1f} images/s  {value / base:5.2f}"
-            )
-            print(line, flush=True)
+            for name, way in WAYS.items():
+                if HALF or not way.half:
+                    found[name].append(speed(*network.split("/"), way, options.steps))
+        median = [statistics.median(values) if values else None for values in found.values()]
+        cells = [
+            f"{median[0]:.0f} images/s",
+            *("n/a" if each is None else f"{each / median[0]:.2f}" for each in median[1:]),
+        ]
+        print(f"| {network} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 
-from metav import benchmark, engine, evaluation, schemes, verify
+from metav import benchmark, engine, evaluation, protocols, schemes, verify
 from metav.scenarios import load
 from metav.zoo import Zoo
 
@@ -21,6 +21,8 @@ OPTIONS = [
     "metav(start=data)",
     "metav(depth=2)",
     "metav(lr=0.003)",
+    "metav(iterations=250,lr=0.004)",
+    "metav(iterations=250,lr=0.01)",
     "metav(batch=4)",
     "metav(standardise=robust)",
     "metav(standardise=robust,lr=0.003)",
@@ -31,8 +33,8 @@ OPTIONS = [
 
 def score(zoo: Zoo, scheme: str, repetition: int) -> tuple[float, float, float]:
     """ARUC, AUC and robustness at 100 % uniqueness on the second quarter, from the first."""
-    construction, _ = benchmark.split(zoo.scenario.suspects, repetition)
-    known, held_out = benchmark.split(construction, repetition)
+    construction, _ = protocols.split(zoo.scenario.suspects, repetition)
+    known, held_out = protocols.split(construction, repetition)
     made = schemes.get(scheme).construct(benchmark.ensemble(zoo, known), queries=100, seed=repetition)
     rates = [(suspect.positive, verify(made, zoo.load(suspect.lineage)).rate) for suspect in held_out]
     positives = [rate for positive, rate in rates if positive]

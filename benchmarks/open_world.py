@@ -4,7 +4,8 @@
 
 Each target is trained from another seed; teachers and thefts from them serve all of them, so that only what is made
 from the target is built anew. Writes one row for each target, protocol and scheme, as in results.json with the key
-`target`, and prints means over the targets. Interrupted, it goes on where it was.
+`target` (and, with unseen obfuscations, for each that is left out), and prints means over the targets. Interrupted, it
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import statistics
 import sys
 from pathlib import Path
 
-from metav import benchmark, results
+from metav import benchmark, protocols, results
 from metav.scenarios.warfarin import Recipe, load
 from metav.storage import make_folder, write_atomic
 from metav.zoo import Zoo
 
-PROTOCOLS = ("paper", "unseen-obfuscation", "open-world")
+SHOWN_PROTOCOLS: tuple[protocols.Protocol, ...] = ("paper", "unseen-obfuscation", "open-world")
 SCHEMES = ["metav", "metav(standardise=robust,batch=4)", "cohort"]
 SHOWN = ("aruc", "auc", "robustness_at_full_uniqueness", *results.COUNTS, "construct_seconds")
 
@@ -39,21 +40,20 @@ def main() -> None:
     for target in options.targets:
         zoo = Zoo(load("cpu", Recipe(target_seed=target)), cohort=True, open_world=True)
         zoo.build(jobs=options.jobs)
-        for protocol in PROTOCOLS:
+        for protocol in SHOWN_PROTOCOLS:
             cells = benchmark.run(zoo, options.schemes, repeats=options.repeats, protocol=protocol, jobs=options.jobs)
             for row in results.rows(zoo.scenario, cells, command):
                 for found in row["by_lineage"].values():
                     del found["quality"]["agreement"]  # it is with the target that the models were first built for
                 rows.append({"target": target, **row})
-                print(target, protocol, row["scheme"], *(f"{row[key]['mean']:.3f}" for key in SHOWN), flush=True)
+                print(target, protocol, results.title(row), *(f"{row[key]['mean']:.3f}" for key in SHOWN), flush=True)
         make_folder(options.out.parent)
         write_atomic(options.out, (json.dumps(rows, indent=1) + "\n").encode())
     print(f"\n| protocol | scheme | {' | '.join(SHOWN)} |\n|---|---|{'---|' * len(SHOWN)}")
-    for protocol in PROTOCOLS:
-        for scheme in options.schemes:
-            mine = [row for row in rows if (row["protocol"], row["scheme"]) == (protocol, scheme)]
-            means = (statistics.mean(row[key]["mean"] for row in mine) for key in SHOWN)
-            print(f"| {protocol} | `{scheme}` | {' | '.join(f'{mean:.3f}' for mean in means)} |")
+    for protocol, title in dict.fromkeys((row["protocol"], results.title(row)) for row in rows):
+        mine = [row for row in rows if (row["protocol"], results.title(row)) == (protocol, title)]
+        means = (statistics.mean(row[key]["mean"] for row in mine) for key in SHOWN)
+        print(f"| {protocol} | `{title}` | {' | '.join(f'{mean:.3f}' for mean in means)} |")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ import pytest
 from metav import cells, schemes
 from metav.cells import Cell, CellResult, Score
 from metav.cli import main
+from metav.scenarios.base import Merit
 from metav.schemes import MetaV
+from metav.zoo import Zoo
 
 SLOW = "metav(iterations=600)"
 CELL = Cell(scheme=SLOW, repetition=0, queries=8)
@@ -58,12 +60,15 @@ RESULT = CellResult(
         Score(
             scheme=SLOW,
             models=0,
+            left_out="",
+            view="",
             repetition=0,
             lineage="target>wp(0.1)",
             family="WP",
             positive=True,
             rate=0.1 + 0.2,
             threshold=0.5,
+            useful=True,
             quality={"error": 1.0},
         ),
     ),
@@ -99,9 +104,15 @@ def test_a_name_for_all_that_a_result_depends_on(smoke_zoo, monkeypatch):
         replace(CELL, models=2),
         replace(CELL, scheme="metav"),
         replace(CELL, scheme="elsewhere"),
+        replace(CELL, protocol="api"),
+        replace(CELL, protocol="unseen-obfuscation", left_out="WP"),
+        replace(CELL, protocol="unseen-obfuscation", left_out="FT"),
     ]
     names = {cells.path(smoke_zoo, cell) for cell in [CELL, *others]}
-    assert len(names) == 6
+    assert len(names) == 9
+    for change in ({"views": {}}, {"merit": Merit(name="agreement", more=True)}):
+        zoo = Zoo(replace(smoke_zoo.scenario, **change), smoke_zoo.folder)
+        assert cells.path(zoo, CELL) not in names
     record = smoke_zoo.record
     changed = smoke_zoo.lineages()[-1]
     monkeypatch.setattr(

@@ -38,6 +38,17 @@ def test_answers_and_gradients_are_those_of_torch(height, width, kernel, stride,
 
 
 def test_what_it_cannot_compute_stays_torchs():
-    net = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2), nn.ConvTranspose2d(4, 4, 3))
+    net = nn.Sequential(
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 3, dilation=2),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+        nn.ConvTranspose2d(4, 4, 3),
+    )
     before = [type(module) for module in net]
     assert [type(module) for module in fast(net)] == before
+
+
+def test_a_kernel_larger_than_the_image_is_refused_as_torch_does():
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+        fast(nn.Sequential(nn.Conv2d(3, 5, 5)))(torch.zeros(1, 3, 2, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -12,7 +13,9 @@ import torch
 from metav import benchmark, protocols, scenarios
 from metav.cells import Cell
 from metav.cli import main
+from metav.errors import UsageError
 from metav.scenarios.base import Merit
+from metav.suspects import parse
 from metav.suspects.facade import Top
 from metav.zoo import Zoo
 
@@ -61,6 +64,40 @@ def test_each_architecture_is_left_out_of_independents_and_students(loaded, name
         assert students <= set(test)
 
 
+def test_too_few_are_refused_before_anything_is_trained(smoke_zoo, capsys):
+    scenario = smoke_zoo.scenario
+    few = [
+        each for each in scenario.suspects if not each.positive or scenario.lineage(each.lineage).obfuscation == "WP"
+    ]
+    bare = replace(scenario, suspects=tuple(few))
+    with pytest.raises(
+        UsageError, match=r"^expected at least two positive suspects to construct from without WP, got 0"
+    ):
+        protocols.check_enough(bare, "unseen-obfuscation", [0], 1)
+    command = ["bench", "warfarin", "--profile", "smoke", "--zoo", "/nowhere", "--protocol", "unseen-architecture"]
+    assert main([*command, "--models", "1000"]) == 2
+    assert "models a side to construct from, got 1000" in capsys.readouterr().err.replace("\n", " ")
+
+
+LINEAGES = [
+    # lineage, architecture, made anew, obfuscation
+    ("target", "S", "", ""),
+    ("target>wp(0.3)>ftal(public,1ep,lr=0.1,batch=8,seed=1)", "S", "", "WP"),
+    ("target>rtll(public,1ep,lr=0.1,batch=8,seed=1)>wp(0.3)", "S", "", "RT"),
+    ("target>distill(public,1ep,lr=0.1,batch=8,seed=1,student=L)>wp(0.3)", "L", "L", "Distillation"),
+    ("target>rounded(5)", "S", "", "rounded"),
+    ("M(own,1ep,lr=0.1,batch=8,seed=1)", "M", "M", ""),
+    ("M(own,1ep,lr=0.1,batch=8,seed=1)>distill(public,1ep,lr=0.1,batch=8,seed=1,student=L)", "L", "L", ""),
+]
+
+
+@pytest.mark.parametrize("target", ["S(own,1ep,lr=0.1,batch=8,seed=1)", "S(own,1ep,lr=0.1,batch=8,seed=1)>wp(0.1)"])
+@pytest.mark.parametrize(("text", "architecture", "anew", "obfuscation"), LINEAGES)
+def test_a_lineage_says_what_it_is_of(target, text, architecture, anew, obfuscation):
+    found = parse(text, target)
+    assert (found.architecture, found.made_anew, found.obfuscation) == (architecture, anew, obfuscation)
+
+
 @pytest.mark.parametrize("name", ["paper", "api", "open-world"])
 def test_other_protocols_leave_nothing_out(loaded, name):
     scenario = loaded["skin"]
@@ -94,10 +131,36 @@ def test_bench_has_a_row_for_each_that_is_left_out(smoke_zoo, tmp_path):
         mine = scores[(scores.left_out == row["left_out"]) & scores.positive]
         assert {family.split()[0][: len(row["left_out"])] for family in mine.family} == {row["left_out"]}
         assert row["positives"] * row["repeats"] == len(mine)
-        kept = mine[mine.useful]
-        counted = sum(row["useful"]["positives"]["values"]) if row["useful"] else None
-        assert counted == len(kept) or (counted is None and kept.repetition.nunique() < 2)
+        useful = mine[mine.useful].groupby("repetition").size()
+        assert (row["useful"] is not None) == (len(useful) == 2)
+        if row["useful"]:
+            assert row["useful"]["positives"]["values"] == useful.tolist()
+    assert any(row["useful"] for row in rows)
     assert "metav(iterations=5) without WP" in (tmp_path / "report.md").read_text()
+
+
+def test_what_a_scheme_lacks_has_no_figures_whatever_is_left_out(smoke_zoo, tmp_path):
+    where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path), "--jobs", "1"]
+    options = ["--protocol", "unseen-architecture", "--repeats", "3", "--queries", "4"]
+    assert main(["bench", "warfarin", *where, *options, "--scheme", "metav(iterations=2)", "akh"]) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["scheme"], row["left_out"]) for row in rows] == [
+        *(("metav(iterations=2)", name) for name in ARCHITECTURES["warfarin"]),
+        ("akh", None),
+    ]
+    scores = pd.read_csv(tmp_path / "scores.csv", keep_default_na=False)
+    for row in rows[:-1]:
+        mine = scores[(scores.left_out == row["left_out"]) & scores.positive]
+        assert row["positives"] == pytest.approx(len(mine) / 3)
+
+
+def test_bench_shows_what_an_api_lets_out(smoke_zoo, tmp_path):
+    where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path), "--jobs", "1"]
+    options = ["--protocol", "api", "--repeats", "2", "--queries", "4", "--scheme", "metav(iterations=2)"]
+    assert main(["bench", "warfarin", *where, *options]) == 0
+    report = (tmp_path / "report.md").read_text()
+    assert "| | `metav(iterations=2)` | `metav(iterations=2), whole mg` |" in report
+    assert len(list(tmp_path.glob("*.svg"))) == 2
 
 
 def test_an_api_that_lets_less_out_is_asked_the_same_fingerprint(smoke_zoo):
@@ -114,6 +177,11 @@ def test_what_a_classifier_may_let_out():
     assert Top(k=3).changed(answers).tolist() == [pytest.approx([0, 0.5, 0.15, 0.25])]
     assert Top(k=1, values=0).changed(answers).tolist() == [[0, 1, 0, 0]]
     assert Top(k=9).changed(answers).tolist() == [pytest.approx(answers[0].tolist())]
+    for text, step in (("top(3)", Top(k=3)), ("top(1,values=0)", Top(k=1, values=0))):
+        assert parse(f"target>{text}", "S(own,1ep,lr=0.1,batch=8,seed=1)").step == step
+    for wrong in ({"k": 0}, {"k": 1, "values": 2}):
+        with pytest.raises(UsageError, match=r"^expected k of at least 1 and values 0 or 1, got "):
+            Top(**wrong)
 
 
 @pytest.mark.parametrize(

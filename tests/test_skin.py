@@ -15,8 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
+from torch import nn
 
 from metav import archive, benchmark, scenarios
+from metav.cli import main
 from metav.engine import one_thread
 from metav.errors import IntegrityError, SettingsError, StorageError, UsageError
 from metav.scenarios import data, fashion_data, skin, skin_data, skin_nets
@@ -79,6 +82,23 @@ def test_architectures_have_the_layers_of_their_papers(name, convolutions, linea
     assert p.shape == logits.shape == (2, 7)
     torch.testing.assert_close(p.sum(1), torch.ones(2))
     assert (p > 0).all()
+
+
+@pytest.mark.parametrize(("name", "convolutions"), [("S", 25), ("XL", 5)])
+def test_below_224_pixels_batch_norm_follows_every_convolution_of_s_and_xl(name, convolutions):
+    small, large = (scenarios.load("skin", profile).make(name)() for profile in ("cpu", "paper"))
+    pairs = [block for block in small.modules() if isinstance(block, nn.Sequential) and len(block) == 2]
+    normed = [block for block in pairs if [type(each).__name__ for each in block] == ["Convolution", "BatchNorm2d"]]
+    assert len(normed) == convolutions
+    assert not any(isinstance(each, nn.Dropout) and each.p > 0 for each in small.modules())
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in large.modules())  # as it was published
+    assert any(isinstance(each, nn.Dropout) and each.p == 0.5 for each in large.modules())
+
+
+def test_the_listing_of_classifiers_comes_with_a_figure_of_their_quality(zoo, tmp_path):
+    arguments = ["zoo", "list", "skin", "--profile", "smoke", "--zoo", str(zoo.folder)]
+    assert main([*arguments, "--out", str(tmp_path / "skin.json")]) == 0
+    assert imread(tmp_path / "skin.png").std() > 0.05
 
 
 def test_parts_share_no_image_and_lie_in_the_box():

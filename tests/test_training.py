@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from metav import training
 from metav.checkpoint import Checkpoint
-from metav.storage import load_tensors
+from metav.storage import load_tensors, save_tensors
 from metav.suspects import FilterPruning, FineTuning
 from metav.suspects.base import seeded
 
@@ -211,21 +211,22 @@ def test_a_training_that_is_killed_ends_in_the_same_weights(tmp_path, monkeypatc
 
     whole = trained(None)
     path = tmp_path / "a.checkpoint"
-    save, saved = Checkpoint.save, []
+    save, saved, steps = Checkpoint.save, [], -(-len(images()["public"].x) // 8)
+    assert steps > 1
 
-    def fail_after_two(self: Checkpoint, live, epochs: int) -> None:
-        save(self, live, epochs)
-        saved.append(epochs)
-        if epochs == 2:
+    def fail_in_the_third_epoch(self: Checkpoint, live, done: int) -> None:
+        save(self, live, done)
+        saved.append(done)
+        if done == 2 * steps + 1:
             raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "save", fail_after_two)
+        patch.setattr(Checkpoint, "save", fail_in_the_third_epoch)
         with pytest.raises(KilledError):
             trained(Checkpoint(path, "a", every=0))
-    monkeypatch.setattr(Checkpoint, "save", lambda self, live, epochs: saved.append(epochs))
+    monkeypatch.setattr(Checkpoint, "save", lambda self, live, done: saved.append(done))
     resumed = trained(Checkpoint(path, "a"))
-    assert saved == [1, 2, 3, 4]
+    assert saved == list(range(1, 4 * steps + 1))
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
 
@@ -236,6 +237,8 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_used(tmp_path)
     assert Checkpoint(path, "a").resume({"x": torch.zeros(3)}) == 2
     assert Checkpoint(path, "b").resume({"x": torch.zeros(3)}) == 0
     assert Checkpoint(path, "a").resume({"x": torch.zeros(4)}) == 0
+    save_tensors(tmp_path / "older", live, {"identity": "a", "epochs": 2})
+    assert Checkpoint(tmp_path / "older", "a").resume({"x": torch.zeros(3)}) == 0
     path.write_bytes(path.read_bytes()[:-4])
     fresh = {"x": torch.zeros(3)}
     assert Checkpoint(path, "a").resume(fresh) == 0
@@ -276,7 +279,7 @@ def test_a_gan_whose_process_is_killed_goes_on_from_its_checkpoint_to_the_same_b
         return subprocess.Popen([sys.executable, "-c", LONG, str(tmp_path / f"{name}.part"), str(tmp_path / name)])
 
     def epochs() -> int:
-        return load_tensors(tmp_path / "b.part", "")[1]["epochs"] if (tmp_path / "b.part").exists() else 0
+        return load_tensors(tmp_path / "b.part", "")[1]["done"] if (tmp_path / "b.part").exists() else 0
 
     whole, killed = start("a"), start("b")
     with whole:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-
-from torch import Tensor
 
 from metav import cells, engine, protocols, schemes
 from metav.cells import Cell, CellResult, Score
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.protocols import Protocol
-from metav.scenarios import Scenario, Suspect
+from metav.scenarios import Suspect
 from metav.scenarios.base import CohortPlan, Outsider
 from metav.schemes import Ensemble
 from metav.schemes.base import CohortModels
 from metav.spec import Model
 from metav.stacks import together
-from metav.suspects.facade import Change
-from metav.verification import verify
+from metav.verification import query
 from metav.zoo import Zoo
 
 _outsiders: dict[str, list[Outsider]] = {}  # by the digest of the target
@@ -140,40 +137,32 @@ def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
     )
     construct_seconds = time.perf_counter() - start
     tested = _open_world(zoo) if cell.protocol == "open-world" else _of_zoo(zoo, test)
+    views = scenario.views if cell.protocol == "api" else {}
     scores, seconds = [], 0.0
     for suspect in tested:
-        for view, model in _views(scenario, cell.protocol, suspect.model):
-            verdict = verify(fingerprint, model)
-            seconds += verdict.seconds
-            scores.append(
-                Score(
-                    scheme=cell.scheme,
-                    models=cell.models,
-                    left_out=cell.left_out,
-                    view=view,
-                    repetition=cell.repetition,
-                    lineage=suspect.name,
-                    family=suspect.family,
-                    positive=suspect.positive,
-                    rate=verdict.rate,
-                    threshold=verdict.threshold,
-                    useful=scenario.merit.kept(suspect.quality, target),
-                    quality=dict(suspect.quality),
-                )
+        start = time.perf_counter()
+        answers = query(suspect.model, fingerprint.queries)
+        rates = {"": fingerprint.score(answers)}
+        seconds += time.perf_counter() - start
+        rates |= {name: fingerprint.score(change.changed(answers)) for name, change in views.items()}
+        scores += [
+            Score(
+                scheme=cell.scheme,
+                models=cell.models,
+                left_out=cell.left_out,
+                view=view,
+                repetition=cell.repetition,
+                lineage=suspect.name,
+                family=suspect.family,
+                positive=suspect.positive,
+                rate=rate,
+                threshold=fingerprint.threshold,
+                useful=scenario.merit.kept(suspect.quality, target),
+                quality=dict(suspect.quality),
             )
+            for view, rate in rates.items()
+        ]
     return CellResult(cell=cell, scores=tuple(scores), construct_seconds=construct_seconds, verify_seconds=seconds)
-
-
-def _views(scenario: Scenario, protocol: Protocol, model: Model) -> Iterator[tuple[str, Model]]:
-    """What an API may let out of a model's answers: all, and with the protocol `api` the scenario's views."""
-    yield "", model
-    if protocol == "api":
-        for name, change in scenario.views.items():
-            yield name, partial(_changed, change, model)
-
-
-def _changed(change: Change, model: Model, x: Tensor) -> Tensor:
-    return change.changed(model(x))
 
 
 def _of_zoo(zoo: Zoo, suspects: Sequence[Suspect]) -> list[Outsider]:

@@ -17,10 +17,10 @@ EVERY = 30.0  # seconds: well below the two minutes that a kill may cost, well a
 
 
 class Checkpoint:
-    """The state of one training in a file, written at the end of an epoch if `every` seconds went by since the last.
+    """The state of one training in a file, written when `every` seconds went by since the last.
 
-    A training calls `resume` once, with all tensors that it changes, then `save` after each epoch, and `clear` once
-    its result is safe. `identity` says whose state it is: a file of another training is not used.
+    A training calls `resume` once, with all tensors that it changes, then `save` after each step or epoch, and `clear`
+    once its result is safe. `identity` says whose state it is: a file of another training is not used.
     """
 
     def __init__(self, path: Path, identity: str, every: float = EVERY) -> None:
@@ -28,7 +28,7 @@ class Checkpoint:
         self.last = time.monotonic()
 
     def resume(self, live: Mapping[str, Tensor]) -> int:
-        """Copy the saved state into the tensors `live`; return the number of epochs done, 0 if nothing is there.
+        """Copy the saved state into the tensors `live`; return what was done, 0 if nothing is there.
 
         A file that is damaged, or of tensors with other shapes, counts as nothing.
         """
@@ -40,17 +40,21 @@ class Checkpoint:
         except MetavError:
             return 0
         shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in live.items()}
-        if meta.get("identity") != self.identity or shapes != {n: (t.shape, t.dtype) for n, t in saved.items()}:
+        if (
+            meta.get("identity") != self.identity
+            or "done" not in meta
+            or shapes != {n: (t.shape, t.dtype) for n, t in saved.items()}
+        ):
             return 0
         with torch.no_grad():
             for name, tensor in live.items():
                 tensor.copy_(saved[name])
-        return int(meta["epochs"])
+        return int(meta["done"])
 
-    def save(self, live: Mapping[str, Tensor], epochs: int) -> None:
-        """Write the state after `epochs` epochs, if it is time."""
+    def save(self, live: Mapping[str, Tensor], done: int) -> None:
+        """Write the state after `done` steps or epochs, as the training counts them, if it is time."""
         if time.monotonic() - self.last >= self.every:
-            save_tensors(self.path, live, {"identity": self.identity, "epochs": epochs})
+            save_tensors(self.path, live, {"identity": self.identity, "done": done})
             self.last = time.monotonic()
 
     def clear(self) -> None:

@@ -79,8 +79,8 @@ def bench(
     open_world = protocol == "open-world"
     found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
     tested = protocols.check(found.scenario, protocol)
-    for count in models or ():
-        protocols.few(protocols.split(found.scenario.suspects, 0)[0], count)
+    counts = models or [0]
+    protocols.check_enough(found.scenario, tested, counts, repeats)
     lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
     if len(lacking) == len(names):
         benchmark.require(found, names[0])
@@ -88,7 +88,6 @@ def bench(
     parts = [scenario, *([] if profile == "cpu" else [profile]), *([] if tested == "paper" else [tested])]
     folder = make_folder(out or Path("metav-results") / "-".join(parts))
     fill(found, jobs)
-    counts = models or [0]
     cells = (len(names) - len(lacking)) * len(counts) * repeats
     cells *= len(protocols.what_is_left_out(found.scenario, tested))
     with progress_bar("constructing fingerprints", cells) as progress:

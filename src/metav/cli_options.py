@@ -82,7 +82,8 @@ DataPath = Annotated[
     Parameter(name="--data", help="The folder to look for data sets in first, as METAV_DATA."),
 ]
 Listing = Annotated[
-    Path | None, Parameter(help="A JSON file for the table; generators get a sheet of samples beside it, as PNG.")
+    Path | None,
+    Parameter(help="A JSON file for the table; a PNG beside it shows samples of generators, else the quality."),
 ]
 Archive = Annotated[Path, Parameter(help="The archive, a tar file.")]
 Jobs = Annotated[int, Parameter(help="Processes.")]

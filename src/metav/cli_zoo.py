@@ -71,9 +71,9 @@ def list_(
     output().print(table)
     if out is not None:
         make_folder(out.parent)
-        listing.write(found, out, command_line())
-        written = [out, *sheets.write(found, out.with_suffix(".png"))]
-        output().print(f"Written: {', '.join(map(str, written))}.", soft_wrap=True)
+        listing.write(found, rows, out, command_line())
+        sheet = sheets.write(found, rows, out.with_suffix(".png"))
+        output().print(f"Written: {out}, {sheet}.", soft_wrap=True)
     return 0
 
 

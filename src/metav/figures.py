@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,21 +88,52 @@ def curves(ax: Axes, scores: pd.DataFrame) -> Axes:
 
 def by_lineage(ax: Axes, scores: pd.DataFrame, families: Sequence[str]) -> Axes:
     """Draw each test suspect's matching rate in the row of its family; rows in the order of `families`."""
+    strips(ax, scores, families, "rate")
+    ax.axvline(float(scores.threshold.iloc[0]), color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    ax.set(xlabel="matching rate (bar: mean, dashed: threshold)", xlim=(-0.01, 1.01))
+    return ax
+
+
+def strips(ax: Axes, table: pd.DataFrame, families: Sequence[str], column: str) -> Axes:
+    """Draw the values of a column in rows by `family`, coloured by `positive`, each family's mean as a bar."""
     jitter = np.random.default_rng(0)
     for index, family in enumerate(families):
-        part = scores[scores.family == family]
+        part = table[table.family == family]
         colour = POSITIVE if part.positive.iloc[0] else NEGATIVE
         height = index + jitter.uniform(-0.28, 0.28, len(part))
-        ax.scatter(part.rate, height, s=14, color=colour, alpha=0.45, linewidth=0, clip_on=False)
-        ax.plot([part.rate.mean()] * 2, [index - 0.38, index + 0.38], color=INK, linewidth=1.4)
-    ax.axvline(float(scores.threshold.iloc[0]), color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    counts = scores.family.value_counts()
+        ax.scatter(part[column], height, s=14, color=colour, alpha=0.45, linewidth=0, clip_on=False)
+        ax.plot([part[column].mean()] * 2, [index - 0.38, index + 0.38], color=INK, linewidth=1.4)
+    counts = table.family.value_counts()
     ax.set_yticks(range(len(families)), [f"{family} ({counts[family]})" for family in families])
     ax.invert_yaxis()
-    ax.set(xlabel="matching rate (bar: mean, dashed: threshold)", xlim=(-0.01, 1.01))
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     return ax
+
+
+def zoo(table: pd.DataFrame, target: Mapping[str, float], title: str) -> Figure:
+    """All suspects of a zoo by family, a panel for each figure of quality; the target's own is the dashed line.
+
+    Parameters
+    ----------
+    table
+        One row a suspect: columns family, positive, and one for each figure of quality.
+    target
+        The target's figures of quality by name.
+    title
+        What stands above the panels.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.6), layout="constrained")
+        for ax, (name, value) in zip(figure.subplots(1, len(target), squeeze=False)[0], target.items(), strict=True):
+            strips(ax, table, list(table.family.unique()), name)
+            ax.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+            ax.set_xlabel(f"{name} (bar: mean, dashed: the target)")
+        figure.suptitle(f"{title}: derived (blue) and independent (orange)", fontsize=11, x=0.01, ha="left")
+    return figure
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,13 @@ def rows(zoo: Zoo) -> list[dict[str, Any]]:
     return found
 
 
-def write(zoo: Zoo, path: Path, command: str) -> None:
-    """Write the rows as JSON, with the settings of the zoo, its target in full and what it was listed on."""
+def write(zoo: Zoo, models: Sequence[Mapping[str, Any]], path: Path, command: str) -> None:
+    """Write the rows `models` as JSON, with the settings of the zoo, its target in full and what it was listed on."""
     content = {
         "settings": zoo.settings,
         "target": zoo.scenario.lineage("target").full,
         "environment": environment(),
         "command": command,
-        "models": rows(zoo),
+        "models": list(models),
     }
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())

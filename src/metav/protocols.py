@@ -106,6 +106,11 @@ def divide(
     Both are halves of it. With `unseen-obfuscation` the positives that are tested are all those of the obfuscation
     `left_out`; with `unseen-architecture` the negatives are all those of the architecture, and all its students are
     among the positives.
+
+    Raises
+    ------
+    UsageError
+        A side has fewer than two suspects to construct from, or to test on.
     """
     construction, test = split(scenario.suspects, repetition)
     unseen = [each for each in scenario.suspects if is_left_out(scenario, protocol, left_out, each.lineage)]
@@ -113,4 +118,27 @@ def divide(
         test = [*unseen, *(each for each in test if not each.positive)]
     if protocol == "unseen-architecture":
         test = [*unseen, *(each for each in test if each.positive and each not in unseen)]
-    return [each for each in construction if each not in unseen], test
+    construction = [each for each in construction if each not in unseen]
+    for positive, kind in ((True, "positive"), (False, "negative")):
+        for part, use in ((construction, "construct from"), (test, "test on")):
+            if (got := sum(each.positive is positive for each in part)) < 2:
+                raise UsageError(
+                    f"expected at least two {kind} suspects to {use} without {left_out}, got {got}: "
+                    "add some to the scenario, or choose another protocol."
+                )
+    return construction, test
+
+
+def check_enough(scenario: Scenario, protocol: Protocol, models: Sequence[int], repeats: int) -> None:
+    """Refuse, before anything is trained, what some repetition could not be constructed from or tested on.
+
+    Raises
+    ------
+    UsageError
+        A side has fewer suspects than two, or than one of the numbers `models` a side.
+    """
+    for left_out in what_is_left_out(scenario, protocol):
+        for repetition in range(repeats):
+            construction, _ = divide(scenario, protocol, left_out, repetition)
+            for count in models:
+                few(construction, count)

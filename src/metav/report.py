@@ -79,10 +79,10 @@ def cell(summary: dict[str, Any] | None, digits: int = 3) -> str:
 
 
 def _counts(rows: Sequence[dict[str, Any]]) -> str:
-    """How many test suspects there are of each side, e.g. `35 derived and 35 independent`."""
+    """How many test suspects there are of each side, e.g. `35 derived and 35 independent`; means where it differs."""
     sides = (("positives", "derived"), ("negatives", "independent"))
     ranges = [sorted({row[key] for row in rows}) for key, _ in sides]
-    shown = [str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}" for found in ranges]
+    shown = [f"{found[0]:g}" if len(found) == 1 else f"{found[0]:g} to {found[-1]:g}" for found in ranges]
     return " and ".join(f"{number} {name}" for number, (_, name) in zip(shown, sides, strict=True))
 
 

@@ -48,8 +48,8 @@ def title(row: Mapping[str, Any]) -> str:
 
 def of_row(scores: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
     """The scores that a row was made of."""
-    wanted = {**row, "models": row["models"] or 0}
-    return scores[(scores[KINDS] == [wanted[name] for name in KINDS]).all(axis=1)]
+    wanted = [row[name] or (0 if name == "models" else "") for name in KINDS]
+    return scores[(scores[KINDS] == wanted).all(axis=1)]
 
 
 def rows(
@@ -66,9 +66,10 @@ def rows(
     found = [
         _row(scenario, shared, list(kind), results, part) for kind, part in frame(results).groupby(KINDS, sort=False)
     ]
-    none = dict.fromkeys((*METRICS, *COUNTS, "useful", "construct_seconds", "verify_seconds"))
+    kinds = (name for name in KINDS if name != "scheme")
+    none = dict.fromkeys((*METRICS, *COUNTS, *kinds, "useful", "construct_seconds", "verify_seconds"))
     return found + [
-        {**found[0], **none, "scheme": name, "models": None, "by_lineage": {}, "not_applicable": f"needs {reason}"}
+        {**found[0], **none, "scheme": name, "by_lineage": {}, "not_applicable": f"needs {reason}"}
         for name, reason in (lacking or {}).items()
     ]
 
@@ -103,8 +104,8 @@ def _row(
         "models": models or None,
         "left_out": left_out or None,
         "view": view or None,
-        "positives": len(sides[0][0]),
-        "negatives": len(sides[0][1]),
+        "positives": _count(len(positives) for positives, _ in sides),
+        "negatives": _count(len(negatives) for _, negatives in sides),
         **{name: _summary([metric(p, n) for p, n in sides]) for name, metric in METRICS.items()},
         "false_accusations": _summary([int((part.derived & ~part.positive).sum()) for part in repetitions]),
         "missed": _summary([int((~part.derived & part.positive).sum()) for part in repetitions]),
@@ -118,6 +119,12 @@ def _row(
 def _sides(scores: pd.DataFrame) -> tuple[Any, Any]:
     """Rates of positives and of negatives."""
     return scores.loc[scores.positive, "rate"].to_numpy(), scores.loc[~scores.positive, "rate"].to_numpy()
+
+
+def _count(counts: Iterable[int]) -> float:
+    """How many suspects there are in a repetition; the mean where repetitions differ."""
+    mean = float(np.mean(list(counts)))
+    return int(mean) if mean.is_integer() else mean
 
 
 def _useful(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any] | None:

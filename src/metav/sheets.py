@@ -1,15 +1,17 @@
-"""Sample sheets of generators: what one suspect of each family makes of the same codes."""
+"""A zoo at a glance: of generators what one suspect of each family makes of the same codes, of others their quality."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
+from metav import figures
 from metav.storage import write_atomic
 from metav.verification import query
 from metav.zoo import Zoo
@@ -48,11 +50,17 @@ def sheet(rows: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
-def write(zoo: Zoo, path: Path) -> list[Path]:
-    """Draw the sheet of a zoo of generators into the PNG file `path`; return what was written, nothing for others."""
-    if zoo.scenario.spec.output != "images":
-        return []
-    figure, image = sheet(samples(zoo, one_of_each(zoo))), BytesIO()
-    figure.savefig(image, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
-    write_atomic(path, image.getvalue())
-    return [path]
+def write(zoo: Zoo, models: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Draw a zoo into the PNG file `path`: samples of generators, otherwise quality; `models` as `listing.rows`."""
+    images = zoo.scenario.spec.output == "images"
+    figure, content = sheet(samples(zoo, one_of_each(zoo))) if images else quality(zoo, models), BytesIO()
+    figure.savefig(content, format="png", dpi=100 if images else 150, bbox_inches="tight", metadata={"Software": None})
+    write_atomic(path, content.getvalue())
+    return path
+
+
+def quality(zoo: Zoo, models: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the quality of all suspects, and their agreement with the target, by family."""
+    table = pd.DataFrame([row for row in models if row["truly"] != "-"])
+    table["positive"] = table.truly == "derived"
+    return figures.zoo(table, zoo.record("target").quality, f"The suspects of {zoo.scenario.name}")

@@ -235,12 +235,18 @@ def _descend(
     """
     objective, masks = objective.of(training), kept(learnt)
     optimiser = OPTIMISERS[training.optimiser](learnt.values(), training.lr, decay=training.decay)
-    live = {**state, **{f"learnt.{name}": each for name, each in learnt.items()}, **optimiser.state()}
-    done = checkpoint.resume(live) if checkpoint else 0
-    for epoch, (x, y, taught) in enumerate(islice(epochs, done, training.until or None), done):
+    random = torch.get_rng_state()
+    live = {**state, **{f"learnt.{name}": each for name, each in learnt.items()}, **optimiser.state(), "random": random}
+    done = checkpoint.resume(live) if checkpoint else 0  # steps
+    for epoch, (x, y, taught) in enumerate(islice(epochs, training.until or None)):
         batches = [each.split(training.batch, examples) for each in (x, y, y if taught is None else taught)]
+        first = epoch * len(batches[0])
+        if done >= first + len(batches[0]):
+            continue
         with seeded(training.seed * training.epochs + epoch):  # of dropout
-            for index, (inputs, labels, answers) in enumerate(zip(*batches, strict=True)):
+            if done > first:
+                torch.set_rng_state(random)
+            for index, (inputs, labels, answers) in islice(enumerate(zip(*batches, strict=True)), done - first, None):
                 progress = (epoch + index / len(batches[0])) / training.epochs
                 if training.adversarial:
                     inputs = adverse(forward, objective.loss, inputs, labels, training.adversarial)
@@ -255,8 +261,10 @@ def _descend(
                 with torch.no_grad():
                     for name, mask in masks.items():
                         learnt[name] *= mask
-        if checkpoint:
-            checkpoint.save(live, epoch + 1)
+                done = first + index + 1
+                if checkpoint:
+                    random.copy_(torch.get_rng_state())
+                    checkpoint.save(live, done)
         yield epoch + 1
 
 

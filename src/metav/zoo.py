@@ -324,7 +324,8 @@ class Zoo:
         training = lineage.training
         if training is None:
             return 0.0
-        model = self.scenario.fresh(lineage.architecture, seed=0)
+        with torch.device("meta"):  # no weights are drawn
+            model = self.scenario.make(lineage.architecture)()
         size = sum(parameter.numel() for parameter in model.parameters())
         return float(len(group) * size * training.epochs * self.scenario.rows(training.data))
 

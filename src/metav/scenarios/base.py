@@ -123,8 +123,8 @@ class Merit:
 
     def kept(self, quality: Mapping[str, float], target: Mapping[str, float]) -> bool:
         """Whether a model is of use: it has not lost more than a tenth of the target's quality."""
-        ratio = quality[self.name] / target[self.name]
-        return ratio >= 1 - LOSS if self.more else ratio <= 1 + LOSS
+        own, best = quality[self.name], target[self.name]
+        return own >= (1 - LOSS) * best if self.more else own <= (1 + LOSS) * best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class Scenario:
     outsiders
         (target, part by name) -> further ones, which are not trained by the zoo.
     views
-        What an API may let out of the answers, by name, besides all of them.
+        What an API may let out of the answers, by name, besides all of them: changes that leave the inputs alone.
     """
 
     name: str

@@ -30,7 +30,7 @@ class Convolution(nn.Conv2d):
     def _met(self, length: int, axis: int) -> slice | None:
         """Where the kernel meets `length` pixels along an axis, padding left out; None unless it is at one place."""
         kernel, stride, padding = self.kernel_size[axis], self.stride[axis], int(self.padding[axis])
-        if (length + 2 * padding - kernel) // stride > 0:
+        if (length + 2 * padding - kernel) // stride != 0:
             return None
         return slice(padding, min(kernel, padding + length))
 
@@ -38,6 +38,11 @@ class Convolution(nn.Conv2d):
 def fast(net: nn.Module) -> nn.Module:
     """Let the plain convolutions of `net` be `Convolution`s, in place; the weights and their names stay."""
     for module in net.modules():
-        if type(module) is nn.Conv2d and module.groups == 1 and module.dilation == (1, 1):
+        if type(module) is nn.Conv2d and _plain(module):
             module.__class__ = Convolution
     return net
+
+
+def _plain(layer: nn.Conv2d) -> bool:
+    zeros = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return zeros and layer.groups == 1 and layer.dilation == (1, 1)

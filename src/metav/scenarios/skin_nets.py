@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -47,8 +46,11 @@ class Classifier(nn.Module):
 
 def squeezenet(side: int) -> Classifier:
     """SqueezeNet 1.0 (Iandola et al., 2016); needs 32 pixels or more to see anything, 64 to see well."""
-    make = partial(_models().squeezenet1_0, num_classes=len(CLASSES))
-    return Classifier(make() if side >= LARGE else _for_few_epochs(make(dropout=0.0)), side)
+    if side >= LARGE:
+        return Classifier(_models().squeezenet1_0(num_classes=len(CLASSES)), side)
+    net = _models().squeezenet1_0(num_classes=len(CLASSES), dropout=0.0)
+    _for_few_epochs(net.features)
+    return Classifier(net, side)
 
 
 def resnet(side: int) -> Classifier:
@@ -66,7 +68,9 @@ def densenet(side: int, blocks: tuple[int, int, int, int]) -> Classifier:
 def alexnet(side: int) -> Classifier:
     """AlexNet (Krizhevsky, 2014); needs 63 pixels or more."""
     net = _models().alexnet(num_classes=len(CLASSES))
-    return Classifier(net if side >= LARGE else _for_few_epochs(_on_one_pixel(net, 256)), side)
+    if side < LARGE:
+        _for_few_epochs(_on_one_pixel(net, 256))
+    return Classifier(net, side)
 
 
 def vgg(side: int) -> Classifier:
@@ -96,13 +100,12 @@ def _on_one_pixel(net: nn.Module, channels: int) -> nn.Module:
     return net
 
 
-def _for_few_epochs(net: nn.Module) -> nn.Module:
-    """Put batch norm behind each convolution of `net` but that of the head, without which it starts slowly."""
+def _for_few_epochs(net: nn.Module) -> None:
+    """Put batch norm behind each convolution of `net`, in place; without it learning starts slowly."""
     for block in list(net.modules()):
         for name, layer in list(block.named_children()):
-            if isinstance(layer, nn.Conv2d) and layer.out_channels != len(CLASSES):
+            if isinstance(layer, nn.Conv2d):
                 setattr(block, name, nn.Sequential(layer, nn.BatchNorm2d(layer.out_channels)))
-    return net
 
 
 def _models() -> Any:
