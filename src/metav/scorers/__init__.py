@@ -186,7 +186,8 @@ class Correlation(nn.Module):
     def distances(outputs: Tensor) -> Tensor:
         """Matrix (N, N) of (1 - cosine similarity) / 2, in [0, 1], of outputs (N, *output_shape)."""
         unit = normalize(outputs.flatten(1).double(), dim=1)
-        return ((1 - unit @ unit.T) / 2).clamp(0, 1)
+        similarity = unit @ unit.T
+        return ((1 - (similarity + similarity.T) / 2) / 2).clamp(0, 1)  # some processors round the halves apart
 
     def rate(self, outputs: Tensor) -> float:
         """1 - mean absolute difference of the two matrices, in [0, 1]."""
