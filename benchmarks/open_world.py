@@ -46,12 +46,12 @@ def main() -> None:
                 for found in row["by_lineage"].values():
                     del found["quality"]["agreement"]  # it is with the target that the models were first built for
                 rows.append({"target": target, **row})
-                print(target, protocol, results.title(row), *(f"{row[key]['mean']:.3f}" for key in SHOWN), flush=True)
+                print(target, protocol, row["title"], *(f"{row[key]['mean']:.3f}" for key in SHOWN), flush=True)
         make_folder(options.out.parent)
         write_atomic(options.out, (json.dumps(rows, indent=1) + "\n").encode())
     print(f"\n| protocol | scheme | {' | '.join(SHOWN)} |\n|---|---|{'---|' * len(SHOWN)}")
-    for protocol, title in dict.fromkeys((row["protocol"], results.title(row)) for row in rows):
-        mine = [row for row in rows if (row["protocol"], results.title(row)) == (protocol, title)]
+    for protocol, title in dict.fromkeys((row["protocol"], row["title"]) for row in rows):
+        mine = [row for row in rows if (row["protocol"], row["title"]) == (protocol, title)]
         means = (statistics.mean(row[key]["mean"] for row in mine) for key in SHOWN)
         print(f"| {protocol} | `{title}` | {' | '.join(f'{mean:.3f}' for mean in means)} |")
 

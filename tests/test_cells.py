@@ -59,6 +59,7 @@ RESULT = CellResult(
     scores=(
         Score(
             scheme=SLOW,
+            queries=8,
             models=0,
             left_out="",
             view="",

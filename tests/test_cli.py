@@ -20,7 +20,7 @@ from metav.cli import main
 KEYS = {
     "scenario", "profile", "scheme", "queries", "models", "repeats", "aruc", "aruc_exact", "auc",
     "robustness_at_full_uniqueness", "construct_seconds", "verify_seconds", "by_lineage", "environment", "command",
-    "protocol", "positives", "negatives", "false_accusations", "missed", "left_out", "view", "useful",
+    "protocol", "positives", "negatives", "false_accusations", "missed", "left_out", "view", "useful", "title",
 }  # fmt: skip
 QUICK = "metav(iterations=30)"
 ROBUST = "metav(iterations=30,standardise=robust)"

@@ -182,7 +182,7 @@ def test_what_cannot_be_used_is_na_in_the_report(bench):
 
 
 def test_rows_are_as_many_as_schemes_whatever_lacks(smoke_zoo):
-    cells = benchmark.run(smoke_zoo, ["metav(iterations=2)", "akh"], repeats=1, queries=3, jobs=1)
+    cells = benchmark.run(smoke_zoo, ["metav(iterations=2)", "akh"], repeats=1, queries=[3], jobs=1)
     assert {each.cell.scheme for each in cells} == {"metav(iterations=2)"}
     assert benchmark.lacking(smoke_zoo, "akh") == "class labels"
     (alone,) = results.rows(smoke_zoo.scenario, cells, "x")

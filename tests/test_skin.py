@@ -176,7 +176,7 @@ def test_a_student_comes_closer_to_its_teacher_than_a_model_of_its_kind_from_scr
 
 
 def test_a_fingerprint_is_made_and_tested_on_classifiers(zoo):
-    (result,) = benchmark.run(zoo, ["metav(iterations=2)"], repeats=1, queries=3, jobs=1)
+    (result,) = benchmark.run(zoo, ["metav(iterations=2)"], repeats=1, queries=[3], jobs=1)
     assert all(0 <= score.rate <= 1 for score in result.scores)
     assert {score.positive for score in result.scores} == {True, False}
 

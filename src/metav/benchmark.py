@@ -148,6 +148,7 @@ def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
         scores += [
             Score(
                 scheme=cell.scheme,
+                queries=cell.queries,
                 models=cell.models,
                 left_out=cell.left_out,
                 view=view,
@@ -194,7 +195,7 @@ def run(
     scheme_names: Sequence[str],
     *,
     repeats: int = 5,
-    queries: int = 100,
+    queries: Sequence[int] = (100,),
     models: Sequence[int] = (0,),
     protocol: Protocol = "paper",
     jobs: int = 2,
@@ -203,13 +204,15 @@ def run(
 ) -> list[CellResult]:
     """Compute the cells of all schemes that can be used, on a zoo that is built, in `jobs` processes.
 
-    Each scheme constructs from each number of `models` a side, 0 for all of the construction half. Cells that an
-    earlier run has computed, on the same zoo by the same code, are taken from where it kept them, unless `again`.
+    Each scheme constructs each number of `queries` from each number of `models` a side, 0 for all of the construction
+    half. Cells that an earlier run has computed, on the same zoo by the same code, are taken from where it kept them,
+    unless `again`.
     """
     usable = [name for name in scheme_names if not lacking(zoo, name)]
     wanted = [
-        Cell(scheme=name, repetition=repetition, queries=queries, models=count, protocol=protocol, left_out=left_out)
+        Cell(scheme=name, repetition=repetition, queries=n, models=count, protocol=protocol, left_out=left_out)
         for name in usable
+        for n in queries
         for count in models
         for left_out in protocols.what_is_left_out(zoo.scenario, protocol)
         for repetition in range(repeats)

@@ -45,6 +45,7 @@ class Score:
     """
 
     scheme: str
+    queries: int
     models: int
     left_out: str
     view: str

@@ -28,6 +28,7 @@ from metav.cli_options import (
     Schemes,
     Seed,
     Snapshots,
+    Sweep,
     ZooPath,
     at_least_one,
     command_line,
@@ -50,7 +51,7 @@ def bench(
     scheme: Schemes = None,
     profile: ProfileName = "cpu",
     repeats: Repeats = 5,
-    queries: Queries = 100,
+    queries: Sweep = None,
     models: Models = None,
     snapshots: Snapshots = False,
     protocol: ProtocolName = "paper",
@@ -70,7 +71,9 @@ def bench(
 
     names = ["metav"] if scheme is None else scheme
     schemes.check(names)
-    check_queries(queries)
+    numbers = queries or [100]
+    for number in numbers:
+        check_queries(number)
     at_least_one("repeats", repeats)
     at_least_one("jobs", jobs)
     for count in models or ():
@@ -88,14 +91,14 @@ def bench(
     parts = [scenario, *([] if profile == "cpu" else [profile]), *([] if tested == "paper" else [tested])]
     folder = make_folder(out or Path("metav-results") / "-".join(parts))
     fill(found, jobs)
-    cells = (len(names) - len(lacking)) * len(counts) * repeats
+    cells = (len(names) - len(lacking)) * len(numbers) * len(counts) * repeats
     cells *= len(protocols.what_is_left_out(found.scenario, tested))
     with progress_bar("constructing fingerprints", cells) as progress:
         results = benchmark.run(
             found,
             names,
             repeats=repeats,
-            queries=queries,
+            queries=numbers,
             models=counts,
             protocol=tested,
             jobs=jobs,

@@ -37,6 +37,14 @@ ProfileName = Annotated[
 ]
 Repeats = Annotated[int, Parameter(help="Repetitions, each with another split of the zoo.")]
 Queries = Annotated[int, Parameter(help="N, the queries of a fingerprint.")]
+Sweep = Annotated[
+    list[int] | None,
+    Parameter(
+        consume_multiple=True,
+        negative="",
+        help="N, the queries of a fingerprint, one or several numbers (100 without).",
+    ),
+]
 Models = Annotated[
     list[int] | None,
     Parameter(

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from metav import evaluation
-from metav.results import title
 from metav.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POSITIVE, NEGATIVE, SHADE, INK = "#0072b2", "#d55e00", "#c9d9e3", "#333333"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d00", "#333333")
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -52,7 +52,7 @@ def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
         left.set_title(f"ARUC {aruc:.3f}{spread} (ceiling 0.980)", loc="left", fontsize=10)
         right.set_title("Test suspects, derived (blue) and independent (orange)", loc="left", fontsize=10)
         figure.suptitle(
-            f"{title(row)} on {row['scenario']} ({row['profile']}, protocol {row['protocol']}), "
+            f"{row['title']} on {row['scenario']} ({row['profile']}, protocol {row['protocol']}), "
             f"{row['queries']} queries, {row['repeats']} repetitions",
             fontsize=11,
             x=0.01,
@@ -109,6 +109,31 @@ def strips(ax: Axes, table: pd.DataFrame, families: Sequence[str], column: str) 
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     return ax
+
+
+def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
+    """ARUC against the number of `queries`, or of `models` a side (Fig. 5c, 5d, 6 and 7 of the paper), a line a scheme.
+
+    `rows` are those of results.json; bars are their 95 % intervals. The whole construction half has no place on the
+    axis of models.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        ax = figure.subplots()
+        for index, scheme in enumerate(dict.fromkeys(row["scheme"] for row in rows)):
+            mine = sorted((row for row in rows if row["scheme"] == scheme and row[name]), key=lambda row: row[name])
+            x, found = [row[name] for row in mine], [row["aruc"] for row in mine]
+            means, halves = [each["mean"] for each in found], [each["ci95"] or 0 for each in found]
+            colour = COLOURS[index % len(COLOURS)]
+            ax.errorbar(x, means, halves, color=colour, linewidth=1.6, elinewidth=0.8, capsize=2)
+            ax.annotate(scheme, (x[-1], means[-1]), (5, 0), textcoords="offset points", color=colour, va="center")
+        ax.set(xlabel={"queries": "queries N", "models": "models of each side to construct from"}[name], ylim=(0, 1))
+        ax.set_ylabel("ARUC (grid, ceiling 0.980)")
+        ax.set_title(f"{rows[0]['scenario']}, {rows[0]['repeats']} repetitions", loc="left", fontsize=10)
+    return figure
 
 
 def zoo(table: pd.DataFrame, target: Mapping[str, float], title: str) -> Figure:

@@ -45,12 +45,13 @@ def write(
     scores = results.frame(cells)
     write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
     write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.9g").encode())
-    names = []
-    for row in rows:
-        if not row["by_lineage"]:
-            continue
-        names.append(slug(f"{row['scenario']}-{results.title(row)}"))
-        figures.save(figures.overview(row, results.of_row(scores, row)), folder, names[-1])
+    used, swept = [row for row in rows if row["by_lineage"]], results.swept(rows)
+    names = [slug(f"{scenario.name}-{name}") for name in swept or [row["title"] for row in used]]
+    drawn = [figures.sweep(used, name) for name in swept] or [
+        figures.overview(row, results.of_row(scores, row)) for row in used
+    ]
+    for name, figure in zip(names, drawn, strict=True):
+        figures.save(figure, folder, name)
     write_atomic(folder / "report.md", markdown(rows, names).encode())
     return rows
 
@@ -61,7 +62,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table("scheme", *heads, "construction,\ns")
     for row in rows:
         shown = [cell(row[key]) for key in results.METRICS] + [cell(row[key], 1) for key in results.COUNTS]
-        table.add_row(results.title(row), *shown, cell(row["construct_seconds"], 1))
+        table.add_row(row["title"], *shown, cell(row["construct_seconds"], 1))
     return table
 
 
@@ -86,20 +87,28 @@ def _counts(rows: Sequence[dict[str, Any]]) -> str:
     return " and ".join(f"{number} {name}" for number, (_, name) in zip(shown, sides, strict=True))
 
 
+def _queries(rows: Sequence[dict[str, Any]]) -> str:
+    numbers = sorted({row["queries"] for row in rows})
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
 def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    """The report: one table of metrics over the schemes, then each scheme's figure and its rows by lineage."""
+    """The report: one table of metrics over the schemes, then each scheme's figure and its rows by lineage.
+
+    Where the benchmark was run over several numbers of queries or models, their figures instead.
+    """
     first = rows[0]
     environment = first["environment"]
     lines = [
         f"# {first['scenario']}, profile {first['profile']}, protocol {first['protocol']}",
         "",
-        f"`{first['command']}` on {environment['date']}: {first['repeats']} repetitions, {first['queries']} queries, "
+        f"`{first['command']}` on {environment['date']}: {first['repeats']} repetitions, {_queries(rows)} queries, "
         f"{environment['processor']} ({environment['cores']} cores), Python {environment['python']}, "
         f"torch {environment['torch']}, metav {environment['metav']}.",
         "",
         f"{_counts(rows)} test suspects in each repetition. Mean over repetitions ± half-width of the 95 % interval.",
         "",
-        "| | " + " | ".join(f"`{results.title(row)}`" for row in rows) + " |",
+        "| | " + " | ".join(f"`{row['title']}`" for row in rows) + " |",
         "|---|" + "---|" * len(rows),
     ]
     for key, title in _TITLES.items():
@@ -112,10 +121,14 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     for row in rows:
         if "not_applicable" in row:
             lines += ["", f"`{row['scheme']}` is n/a: it {row['not_applicable']}."]
+    if results.swept(rows):
+        for name in names:
+            lines += ["", f"![ARUC, a line for each scheme]({name}.svg)"]
+        return "\n".join(lines) + "\n"
     for row, name in zip(rows, names, strict=False):  # those that are n/a come last, and have no figure
         lines += [
             "",
-            f"## `{results.title(row)}`",
+            f"## `{row['title']}`",
             "",
             f"![R and U against the threshold, and rates by lineage]({name}.svg)",
             "",

@@ -25,7 +25,8 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "robustness_at_full_uniqueness": evaluation.robustness_at_full_uniqueness,
 }
 COUNTS = ("false_accusations", "missed")
-KINDS = ["scheme", "models", "left_out", "view"]  # what makes a row of its own of scores
+KINDS = ["scheme", "queries", "models", "left_out", "view"]  # what makes a row of its own of scores
+SWEPT = ("queries", "models")  # what a benchmark may be run over
 
 
 def frame(results: Sequence[CellResult]) -> pd.DataFrame:
@@ -37,10 +38,20 @@ def frame(results: Sequence[CellResult]) -> pd.DataFrame:
     return table.drop(columns="quality")
 
 
-def title(row: Mapping[str, Any]) -> str:
-    """The scheme of a row; how many models a side it had, if not the whole half; what it did not see, or was shown."""
+def swept(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which of `SWEPT` takes more than one value in some rows."""
+    figures = [row for row in rows if "not_applicable" not in row]
+    return [name for name in SWEPT if len({row[name] for row in figures}) > 1]
+
+
+def _title(row: Mapping[str, Any], several: bool) -> str:
+    """The scheme of a row, with its queries if there are several numbers of them.
+
+    Then how many models a side it had, if not the whole half; what it did not see; what of the answers it was shown.
+    """
     count = row["models"]
-    parts = [f", {count} model{'s' * (count > 1)} a side"] if count else []
+    parts = [f", {row['queries']} queries"] if several and "not_applicable" not in row else []
+    parts += [f", {count} model{'s' * (count > 1)} a side"] if count else []
     parts += [f" without {row['left_out']}"] if row["left_out"] else []
     parts += [f", {row['view']}"] if row["view"] else []
     return "".join([str(row["scheme"]), *parts])
@@ -59,6 +70,7 @@ def rows(
 
     `models` is the number of models of each side to construct from, None for the whole half of the zoo; `left_out` the
     obfuscation or architecture that was kept from construction, `view` what the API let out, each None for nothing.
+    `title` tells the rows apart.
 
     Schemes that could not be used, with what they lack, come last: their figures are None, never 0.
     """
@@ -66,12 +78,14 @@ def rows(
     found = [
         _row(scenario, shared, list(kind), results, part) for kind, part in frame(results).groupby(KINDS, sort=False)
     ]
-    kinds = (name for name in KINDS if name != "scheme")
+    kinds = (name for name in KINDS if name not in ("scheme", "queries"))
     none = dict.fromkeys((*METRICS, *COUNTS, *kinds, "useful", "construct_seconds", "verify_seconds"))
-    return found + [
+    found += [
         {**found[0], **none, "scheme": name, "by_lineage": {}, "not_applicable": f"needs {reason}"}
         for name, reason in (lacking or {}).items()
     ]
+    several = "queries" in swept(found)
+    return [{**row, "title": _title(row, several)} for row in found]
 
 
 def _shared(scenario: Scenario, results: Sequence[CellResult], command: str) -> dict[str, Any]:
@@ -79,7 +93,6 @@ def _shared(scenario: Scenario, results: Sequence[CellResult], command: str) -> 
     return {
         "scenario": scenario.name,
         "profile": scenario.profile,
-        "queries": cell.queries,
         "protocol": cell.protocol,
         "repeats": len({result.cell.repetition for result in results}),
         "environment": environment(),
@@ -94,14 +107,16 @@ def _row(
     results: Sequence[CellResult],
     scores: pd.DataFrame,
 ) -> dict[str, Any]:
-    scheme, models, left_out, view = kind
-    cells = [r for r in results if (r.cell.scheme, r.cell.models, r.cell.left_out) == (scheme, models, left_out)]
+    scheme, queries, models, left_out, view = kind
+    key = (scheme, queries, models, left_out)
+    cells = [r for r in results if (r.cell.scheme, r.cell.queries, r.cell.models, r.cell.left_out) == key]
     repetitions = [part for _, part in scores.groupby("repetition")]
     sides = [_sides(part) for part in repetitions]
     return {
         **shared,
         "scheme": scheme,
-        "models": models or None,
+        "queries": int(queries),
+        "models": int(models) or None,
         "left_out": left_out or None,
         "view": view or None,
         "positives": _count(len(positives) for positives, _ in sides),
