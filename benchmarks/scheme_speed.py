@@ -1,11 +1,12 @@
 """What moving all queries together brings against a loop over single images, on the Skin target, in one run.
 
-    python benchmarks/scheme_speed.py [--queries 100] [--profile cpu]
+    python benchmarks/scheme_speed.py [--queries 100] [--profile cpu] [--each 2]
 
 IPGuard and DeepFoolFP move the same points twice with the same arithmetic: all at once, where those that are done cost
 nothing any more, and one image after the other. Prints seconds, their ratio, and how many recorded labels differ; then
-what constructing with each scheme takes that needs no training of its own. One process with one thread. The target must
-be in the zoo: metav zoo build skin.
+what constructing with each scheme takes that needs no training of its own, from the suspects of the construction half
+that are there, so many of each family. One process; its comparison on one thread. The target must be in the zoo:
+metav zoo build skin.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from metav import benchmark, protocols, scenarios, schemes
 from metav.engine import one_thread
+from metav.scenarios.base import thin
 from metav.schemes.base import Ensemble, labels, log_probabilities
 from metav.schemes.deepfool import DeepFoolFP, deepfool
 from metav.schemes.ipguard import IPGuard, scale
@@ -56,11 +58,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--each", type=int, default=2, help="suspects of each family to construct from")
     options = parser.parse_args()
     zoo = Zoo(scenarios.load("skin", options.profile))
-    suspects = protocols.split(zoo.scenario.suspects, 0)[0]
-    there = [suspect for suspect in suspects if zoo.has(suspect.lineage)]
-    ensemble = benchmark.ensemble(zoo, there)
+    there = [suspect for suspect in protocols.split(zoo.scenario.suspects, 0)[0] if zoo.has(suspect.lineage)]
+    ensemble = benchmark.ensemble(zoo, thin(there, options.each))
     generator = torch.Generator().manual_seed(0)
     with one_thread():
         x = starts(ensemble, options.queries, generator)
@@ -71,10 +73,11 @@ def main() -> None:
         k = IPGuard().margin * scale(z)
         compare("ipguard", ensemble, lambda x, i, j: ipguard(ensemble, x, i, j, k), x, i, j)
         compare("deepfoolfp", ensemble, lambda x: fooled(ensemble, x), x)
-        for name in ("ipguard", "deepfoolfp", "modeldiff", "akh", "sac-m", "conferae"):
-            start = time.perf_counter()
-            schemes.get(name).construct(ensemble, queries=options.queries, seed=0)
-            print(f"{name:12} construct {time.perf_counter() - start:6.1f} s", flush=True)
+    for name in ("ipguard", "deepfoolfp", "modeldiff", "akh", "sac-m", "conferae"):
+        start = time.perf_counter()
+        made = schemes.get(name).construct(ensemble, queries=options.queries, seed=0)
+        seconds = time.perf_counter() - start
+        print(f"{name:12} construct {seconds:6.1f} s   {made.provenance.get('candidates', '')}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -71,3 +72,31 @@ def _grow(item: int) -> int:
 def test_workers_that_grow_are_replaced_and_nothing_is_lost():
     """The warning that says so, taken for an error as in these tests, would end the thread that hands out the work."""
     assert engine.map(_grow, list(range(6)), jobs=2) == list(range(6))
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 23])
+def test_rows_side_by_side_are_the_same_as_all_at_once(count):
+    x, y = torch.arange(float(count)), torch.arange(float(count)).flip(0)
+    before = torch.get_num_threads()
+    found = engine.rows(lambda a, b: a * 10 + b, x, y, size=8)
+    assert torch.equal(found, x * 10 + y)
+    assert torch.get_num_threads() == before
+
+
+def test_rows_are_computed_in_threads_of_their_own_with_one_torch_thread_each():
+    seen = []
+
+    def look(part):
+        seen.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads(), len(part)))
+        return part
+
+    engine.rows(look, torch.zeros(20), size=8)
+    several = len(os.sched_getaffinity(0)) > 1
+    assert [main for main, *_ in seen] == [not several] * 3
+    assert sorted(size for *_, size in seen) == [4, 8, 8]
+    assert {threads for _, threads, _ in seen} == {1} or not several
+
+
+def test_an_error_in_some_rows_comes_through():
+    with pytest.raises(UsageError, match="got 2"):
+        engine.rows(lambda part: refuse(len(part) - 2), torch.zeros(20), size=8)

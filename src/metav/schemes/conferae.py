@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
+from metav import engine
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
@@ -112,13 +114,17 @@ class ConferAE:
         generator: torch.Generator,
     ) -> Tensor:
         """Equation 6 for all examples at once, projected after each step."""
+        drawn = [(self._draw(surrogates, generator), self._draw(references, generator)) for _ in range(self.steps)]
+        return engine.rows(partial(self._descend, ensemble, drawn), x0)
+
+    def _descend(self, ensemble: Ensemble, drawn: Sequence[tuple[list[Model], list[Model]]], x0: Tensor) -> Tensor:
+        """Move some examples by the surrogates and references `drawn` for each step."""
         spec, unit = ensemble.spec, width(ensemble.spec)
         delta = torch.zeros_like(x0, requires_grad=True)
         optimiser = Adam([delta], self.lr * unit)
         clean = probabilities(ensemble.target, x0).detach()
-        for _ in range(self.steps):
-            drawn = (self._draw(side, generator) for side in (surrogates, references))
-            loss = conferrable_loss(ensemble.target, x0 + delta, clean, *drawn)
+        for surrogates, references in drawn:
+            loss = conferrable_loss(ensemble.target, x0 + delta, clean, surrogates, references)
             optimiser.step(torch.autograd.grad(loss, [delta]))
             with torch.no_grad():
                 delta.clamp_(-self.eps * unit, self.eps * unit)
