@@ -147,7 +147,8 @@ def test_the_other_class_is_never_the_own_one(ensemble, other):
             return x, i
 
     Watched(other=other).construct(replace(ensemble, target=target, data=data), queries=len(data), seed=0)
-    ((x, i, j),) = seen
+    x, i, j = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    assert len(x) == len(data)
     z = target.logits(x)
     assert (z.gather(1, i[:, None])[:, 0] == z.amax(1)).all()
     assert (i != j).all()

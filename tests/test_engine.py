@@ -78,8 +78,9 @@ def test_workers_that_grow_are_replaced_and_nothing_is_lost():
 def test_rows_side_by_side_are_the_same_as_all_at_once(count):
     x, y = torch.arange(float(count)), torch.arange(float(count)).flip(0)
     before = torch.get_num_threads()
-    found = engine.rows(lambda a, b: a * 10 + b, x, y, size=8)
-    assert torch.equal(found, x * 10 + y)
+    tens, both = engine.rows(lambda a, b: (a * 10, a + b), x, y, size=8)
+    assert torch.equal(tens, x * 10)
+    assert torch.equal(both, x + y)
     assert torch.get_num_threads() == before
 
 
@@ -88,7 +89,7 @@ def test_rows_are_computed_in_threads_of_their_own_with_one_torch_thread_each():
 
     def look(part):
         seen.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads(), len(part)))
-        return part
+        return (part,)
 
     engine.rows(look, torch.zeros(20), size=8)
     several = len(os.sched_getaffinity(0)) > 1

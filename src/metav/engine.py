@@ -44,8 +44,8 @@ def _call(function: Callable[[Item], Result], item: Item) -> Result:
         return function(item)
 
 
-def rows(function: Callable[..., Tensor], *tensors: Tensor, size: int = 50) -> Tensor:
-    """Apply `function` to `size` rows of some tensors at a time, side by side in threads, and join the results.
+def rows(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, size: int = 50) -> tuple[Tensor, ...]:
+    """Apply `function` to `size` rows of some tensors at a time, side by side in threads, and join what it returns.
 
     For functions of rows that do not depend on each other. Used outside of the processes of `map` it takes all cores;
     the parts, and so the result, are the same for any number of them.
@@ -53,9 +53,11 @@ def rows(function: Callable[..., Tensor], *tensors: Tensor, size: int = 50) -> T
     parts = list(zip(*(tensor.split(size) for tensor in tensors), strict=True))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if multiprocessing.parent_process() is not None or cores == 1 or len(parts) == 1:
-        return torch.cat([function(*part) for part in parts])
-    with one_thread(), ThreadPoolExecutor(cores, initializer=torch.set_flush_denormal, initargs=(True,)) as pool:
-        return torch.cat(list(pool.map(lambda part: function(*part), parts)))
+        found = [function(*part) for part in parts]
+    else:
+        with one_thread(), ThreadPoolExecutor(cores, initializer=torch.set_flush_denormal, initargs=(True,)) as pool:
+            found = list(pool.map(lambda part: function(*part), parts))
+    return tuple(torch.cat(each) for each in zip(*found, strict=True))
 
 
 def map(  # noqa: A001 (the name says it)

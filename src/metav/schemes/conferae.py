@@ -115,9 +115,12 @@ class ConferAE:
     ) -> Tensor:
         """Equation 6 for all examples at once, projected after each step."""
         drawn = [(self._draw(surrogates, generator), self._draw(references, generator)) for _ in range(self.steps)]
-        return engine.rows(partial(self._descend, ensemble, drawn), x0)
+        (x,) = engine.rows(partial(self._descend, ensemble, drawn), x0)
+        return x
 
-    def _descend(self, ensemble: Ensemble, drawn: Sequence[tuple[list[Model], list[Model]]], x0: Tensor) -> Tensor:
+    def _descend(
+        self, ensemble: Ensemble, drawn: Sequence[tuple[list[Model], list[Model]]], x0: Tensor
+    ) -> tuple[Tensor]:
         """Move some examples by the surrogates and references `drawn` for each step."""
         spec, unit = ensemble.spec, width(ensemble.spec)
         delta = torch.zeros_like(x0, requires_grad=True)
@@ -129,7 +132,7 @@ class ConferAE:
             with torch.no_grad():
                 delta.clamp_(-self.eps * unit, self.eps * unit)
                 delta.copy_((x0 + delta).clamp(spec.low, spec.high) - x0)
-        return (x0 + delta).detach()
+        return ((x0 + delta).detach(),)
 
     def _draw(self, models: Sequence[Model], generator: torch.Generator) -> list[Model]:
         """A random sub-ensemble, drawn again while it is empty."""

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from metav import engine
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.schemes.base import (
@@ -73,8 +74,9 @@ class DeepFoolFP:
         generator = torch.Generator().manual_seed(seed)
         count = max(queries, min(self.pool * queries, len(ensemble.data)))
         x0 = starts(ensemble, count, generator)
-        x, over = deepfool(
-            ensemble.target, x0, self.steps, self.candidates, self.overshoot, ensemble.spec.low, ensemble.spec.high
+        low, high = ensemble.spec.low, ensemble.spec.high
+        x, over = engine.rows(
+            lambda x0: deepfool(ensemble.target, x0, self.steps, self.candidates, self.overshoot, low, high), x0
         )
         with torch.no_grad():
             first, second = log_probabilities(ensemble.target, x).exp().topk(2, dim=1).values.unbind(1)

@@ -7,11 +7,13 @@ Boundary, AsiaCCS 2021, section 4.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from metav import engine
 from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
 from metav.schemes.base import Ensemble, Needs, calibrated, check_at_least, check_use, log_probabilities
@@ -65,7 +67,7 @@ class IPGuard:
             j = z.scatter(-1, i[:, None], torch.inf).argmin(-1)
         else:
             j = (i + torch.randint(1, z.shape[1], i.shape, generator=generator)) % z.shape[1]
-        x, _ = self.move(ensemble, x, i, j, k=self.margin * scale(z))
+        x, _ = engine.rows(partial(self.move, ensemble, k=self.margin * scale(z)), x, i, j)
         made = Fingerprint(
             queries=x,
             scorer=LabelAgreement.of(query(ensemble.target, x)),
