@@ -1,6 +1,6 @@
 """What moving all queries together brings against a loop over single images, on the Skin target, in one run.
 
-    python benchmarks/scheme_speed.py [--queries 100] [--profile cpu] [--each 2]
+    python benchmarks/scheme_speed.py [--queries 100] [--profile cpu] [--each 2] [--schemes ...]
 
 IPGuard and DeepFoolFP move the same points twice with the same arithmetic: all at once, where those that are done cost
 nothing any more, and one image after the other. Prints seconds, their ratio, and how many recorded labels differ; then
@@ -26,6 +26,8 @@ from metav.schemes.deepfool import DeepFoolFP, deepfool
 from metav.schemes.ipguard import IPGuard, scale
 from metav.schemes.points import starts
 from metav.zoo import Zoo
+
+SCHEMES = ["ipguard", "deepfoolfp", "modeldiff", "akh", "sac-m", "conferae"]
 
 
 def ipguard(ensemble: Ensemble, x: Tensor, i: Tensor, j: Tensor, k: float) -> Tensor:
@@ -58,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--schemes", nargs="+", default=SCHEMES, help="which to construct with")
     parser.add_argument("--each", type=int, default=2, help="suspects of each family to construct from")
     options = parser.parse_args()
     zoo = Zoo(scenarios.load("skin", options.profile))
@@ -73,7 +76,7 @@ def main() -> None:
         k = IPGuard().margin * scale(z)
         compare("ipguard", ensemble, lambda x, i, j: ipguard(ensemble, x, i, j, k), x, i, j)
         compare("deepfoolfp", ensemble, lambda x: fooled(ensemble, x), x)
-    for name in ("ipguard", "deepfoolfp", "modeldiff", "akh", "sac-m", "conferae"):
+    for name in options.schemes:
         start = time.perf_counter()
         made = schemes.get(name).construct(ensemble, queries=options.queries, seed=0)
         seconds = time.perf_counter() - start
