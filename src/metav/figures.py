@@ -121,15 +121,21 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6, 3.6), layout="constrained")
-        ax = figure.subplots()
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        ax, ends = figure.subplots(), []
         for index, scheme in enumerate(dict.fromkeys(row["scheme"] for row in rows)):
             mine = sorted((row for row in rows if row["scheme"] == scheme and row[name]), key=lambda row: row[name])
             x, found = [row[name] for row in mine], [row["aruc"] for row in mine]
             means, halves = [each["mean"] for each in found], [each["ci95"] or 0 for each in found]
             colour = COLOURS[index % len(COLOURS)]
             ax.errorbar(x, means, halves, color=colour, linewidth=1.6, elinewidth=0.8, capsize=2)
-            ax.annotate(scheme, (x[-1], means[-1]), (5, 0), textcoords="offset points", color=colour, va="center")
+            ends.append((means[-1], scheme.replace("(", "\n(").replace(",", ",\n"), colour))
+        top = np.inf  # of the room that is left for labels, from the highest line down
+        for mean, label, colour in sorted(ends, reverse=True):
+            height = 0.05 * (label.count("\n") + 1)
+            y = min(mean + height / 2, top)
+            ax.text(1.02, y, label, color=colour, va="top", transform=ax.get_yaxis_transform())
+            top = y - height - 0.02
         ax.set(xlabel={"queries": "queries N", "models": "models of each side to construct from"}[name], ylim=(0, 1))
         ax.set_ylabel("ARUC (grid, ceiling 0.980)")
         ax.set_title(f"{rows[0]['scenario']}, {rows[0]['repeats']} repetitions", loc="left", fontsize=10)
