@@ -64,6 +64,29 @@ def test_the_open_world_table_is_that_of_the_committed_results(file):
     assert rows[0]["command"] in text
 
 
+@pytest.mark.parametrize(
+    ("folder", "label", "keys"),
+    [
+        ("unseen-obfuscation", "left_out", ("aruc", "auc", "false_accusations")),
+        ("unseen-architecture", "left_out", ("aruc", "auc", "false_accusations")),
+        ("api", "view", ("aruc", "auc", "false_accusations")),
+        ("queries", "queries", ("aruc", "auc")),
+        ("few", "models", ("aruc", "auc")),
+    ],
+)
+def test_what_is_harder_is_what_the_committed_results_say(folder, label, keys):
+    text = (ROOT / "docs" / "harder.md").read_text()
+    rows = json.loads((ROOT / "results" / f"warfarin-{folder}" / "results.json").read_text())
+    for value in {row[label] for row in rows}:
+        mine = [row for row in rows if row[label] == value]
+        cells = [cell(row[key], 1 if key == "false_accusations" else 3) for row in mine for key in keys]
+        assert f"| {'everything' if value is None else value} | {' | '.join(cells)} |" in text
+    assert rows[0]["command"] in text
+    if folder == "unseen-obfuscation":
+        missed = [row["missed"]["mean"] for row in rows if row["left_out"] == "Distillation"]
+        assert "misses {:.1f} on average, the variant {:.1f}".format(*missed) in " ".join(text.split())
+
+
 def test_where_the_cohort_falls_short_is_what_the_committed_results_say():
     text = " ".join((ROOT / "docs" / "cohort.md").read_text().split())
     (row,) = json.loads((ROOT / "results" / "warfarin-cohort" / "results.json").read_text())
