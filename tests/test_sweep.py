@@ -45,3 +45,21 @@ def test_the_line_of_a_sweep_goes_through_the_means():
     ]
     (ax,) = figures.sweep(rows, "queries").axes
     assert ax.lines[0].get_xydata().tolist() == [[n, pytest.approx(n / 100)] for n in (10, 20, 30)]
+
+
+def test_what_is_left_out_has_a_line_of_its_own():
+    rows = [
+        {
+            "scenario": "x",
+            "scheme": "metav",
+            "left_out": out,
+            "repeats": 2,
+            "queries": n,
+            "aruc": {"mean": y, "ci95": None},
+        }
+        for out, y in (("WP", 0.9), ("FT", 0.4))
+        for n in (10, 20)
+    ]
+    (ax,) = figures.sweep(rows, "queries").axes
+    assert [text.get_text() for text in ax.texts] == ["metav\nWP", "metav\nFT"]
+    assert ax.lines[0].get_xydata().tolist() == [[10, 0.9], [20, 0.9]]

@@ -69,7 +69,7 @@ def _cohort(zoo: Zoo, plan: CohortPlan, left_out: Callable[[str], bool]) -> Coho
         kinds={
             kind: together([zoo.load(each) for each in lineages])
             for kind, lineages in kinds.items()
-            if not left_out(lineages[-1])  # of the target; the teachers stay, as none of them is a suspect
+            if not left_out(lineages[-1])  # of the target; its teachers are of its architecture always
         },
         others=[zoo.load(each) for each in plan.others if not left_out(each)],
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from metav import evaluation
+from metav.results import KINDS
 from metav.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -123,13 +124,18 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7, 4), layout="constrained")
         ax, ends = figure.subplots(), []
-        for index, scheme in enumerate(dict.fromkeys(row["scheme"] for row in rows)):
-            mine = sorted((row for row in rows if row["scheme"] == scheme and row[name]), key=lambda row: row[name])
+        others = [kind for kind in KINDS[1:] if kind != name and len({row.get(kind) for row in rows}) > 1]
+        lines = [", ".join(str(row[kind]) for kind in ("scheme", *others) if row[kind]) for row in rows]
+        for index, line in enumerate(dict.fromkeys(lines)):
+            members = (row for row, its in zip(rows, lines, strict=True) if its == line and row[name])
+            mine = sorted(members, key=lambda row: row[name])
+            if not mine:  # the whole construction half alone
+                continue
             x, found = [row[name] for row in mine], [row["aruc"] for row in mine]
             means, halves = [each["mean"] for each in found], [each["ci95"] or 0 for each in found]
             colour = COLOURS[index % len(COLOURS)]
             ax.errorbar(x, means, halves, color=colour, linewidth=1.6, elinewidth=0.8, capsize=2)
-            ends.append((means[-1], scheme.replace("(", "\n(").replace(",", ",\n"), colour))
+            ends.append((means[-1], line.replace(", ", "\n").replace("(", "\n(").replace(",", ",\n"), colour))
         top = np.inf  # of the room that is left for labels, from the highest line down
         for mean, label, colour in sorted(ends, reverse=True):
             height = 0.05 * (label.count("\n") + 1)
