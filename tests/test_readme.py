@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from joblib.externals.loky import get_reusable_executor
 
@@ -119,3 +120,13 @@ def test_the_table_of_schemes_says_what_they_need():
         assert ("stolen and independent models" in learns) is needs.suspects
         assert ("examples" in learns or "images" in learns) is needs.data
         assert ("--snapshots" in learns) is needs.snapshots
+
+
+def test_the_table_of_skins_zoo_is_that_of_its_listing():
+    text = (ROOT / "docs" / "skin.md").read_text()
+    models = pd.DataFrame(json.loads((ROOT / "results" / "zoo" / "skin.json").read_text())["models"])
+    for family, group in models.groupby("family"):
+        accuracy = ", ".join(f"{x:.3f}" for x in (group.accuracy.min(), group.accuracy.mean(), group.accuracy.max()))
+        row = f"| {family} | {len(group)} | {accuracy} | {group.agreement.mean():.3f} | {group.seconds.mean():.0f} |"
+        assert row in text
+    assert f"together took {models.seconds.sum() / 120:.0f} minutes" in text

@@ -25,6 +25,7 @@ from metav.scenarios import Scenario
 from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors, write_atomic
 from metav.suspects import Draft, Lineage
 from metav.suspects.facade import Change
+from metav.suspects.independent import Independent
 
 SNAPSHOTS = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85)  # of a training: where LiteGuard takes them from
 FORMAT = 2  # of the files, and of how models are trained: another number is another zoo
@@ -357,8 +358,11 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
 
 
 def _draft(zoo: Zoo, lineage: Lineage, together: str) -> Draft:
-    parent = None if lineage.parent is None else zoo.load(lineage.parent)
-    draft = lineage.step.draft(parent, zoo.scenario.fresh)  # type: ignore[arg-type]
+    if isinstance(lineage.step, Independent):
+        draft = lineage.step.draft(None, zoo.scenario.fresh)
+    else:
+        assert lineage.parent is not None  # noqa: S101 (only a new model has no parent)
+        draft = lineage.step.draft(zoo.load(lineage.parent), zoo.scenario.fresh)
     kept = [zoo.scenario.lineage(snapshot).training for snapshot in zoo.snapshots(lineage.text)]
     draft.snapshots = tuple(training.until for training in kept if training is not None)
     if not kept:  # snapshots are held in memory until the end, so that a training that keeps some starts anew
