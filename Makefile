@@ -33,7 +33,7 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { \
 	  $(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv && \
 	  PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --clear $(VENV); }
-	$(VENV)/bin/python -m pip install --quiet --editable '.[warfarin,fashion,skin,dev]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[warfarin,fashion,skin,http,onnx,dev]'
 	touch $@
 
 clean:

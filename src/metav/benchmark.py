@@ -92,13 +92,14 @@ def construct(
     known = ensemble(zoo, suspects, snapshots=maker.needs.snapshots, cohort=maker.needs.cohort, left_out=left_out)
     with engine.one_thread():
         made = maker.construct(known, queries=queries, seed=seed)
+        reference = query(known.target, made.queries)
     origin = {
         "scenario": zoo.scenario.name,
         "profile": zoo.scenario.profile,
         "target": {"lineage": zoo.scenario.lineage("target").full, "digest": zoo.record("target").digest},
         "suspects": sorted(zoo.scenario.lineage(suspect.lineage).text for suspect in suspects),
     }
-    return replace(made, provenance={**made.provenance, **origin})
+    return replace(made, provenance={**made.provenance, **origin}, reference=reference)
 
 
 def lacking(zoo: Zoo, scheme: str) -> str:

@@ -36,12 +36,14 @@ from metav.cli_options import (
     given,
     open_zoo,
 )
+from metav.cli_verify import verify
 from metav.cli_zoo import zoo_app
 from metav.console import complain, output, progress_bar
 from metav.errors import MetavError, UsageError
 
 app = App(name="metav", help="Was that model derived from mine?", version=metav.__version__)
 app.command(zoo_app)
+app.command(verify)
 
 
 @app.command
@@ -199,7 +201,10 @@ def _plain(value: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 1 (could not complete), 2 (usage) or 130 (interrupted)."""
+    """Run the command line; return the exit code.
+
+    0, or of verify 10 (evidence of copying); 1 (could not complete), 2 (usage) or 130 (interrupted).
+    """
     given[:] = sys.argv[1:] if arguments is None else arguments
     data = os.environ.get("METAV_DATA")  # which --data sets, for this run
     try:

@@ -38,6 +38,22 @@ class SuspectError(MetavError, ValueError):
     """A suspect answered something that no matching rate can be computed from."""
 
 
+class EndpointError(MetavError, ConnectionError):
+    """A suspect could not be asked, or what came back is no answer.
+
+    Attributes
+    ----------
+    passing
+        Whether asking again later may help: time-outs, broken connections, too many requests, a server that is down.
+    after
+        Seconds that the server wants to be left alone first; None if it does not say.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False, after: float | None = None) -> None:
+        super().__init__(message)
+        self.passing, self.after = passing, after
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """An error for a `name` that is none of the `known` ones, with the nearest of them as a suggestion."""
     choices = sorted(known)

@@ -16,6 +16,7 @@ from metav.scorers import Scorer, rebuild
 from metav.spec import Spec
 
 FORMAT = 1
+_OWN = ("queries", "reference")
 _MEND = "make it again with metav fingerprint, or ask for a whole copy."
 
 
@@ -35,6 +36,9 @@ class Fingerprint:
         A suspect with a matching rate above it is called derived from the target; in [0, 1].
     provenance
         JSON-able facts of its making: scheme, options, seed, target, suspects used.
+    reference
+        What the target itself answers, (N, *spec.output_shape), by which a suspect's other order of classes is noticed;
+        None if it is not known.
     """
 
     queries: Tensor
@@ -42,6 +46,7 @@ class Fingerprint:
     spec: Spec
     threshold: float = 0.5
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    reference: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.queries.shape)
@@ -57,6 +62,12 @@ class Fingerprint:
             raise UsageError(
                 f"expected float32 queries in [{self.spec.low:g}, {self.spec.high:g}], got {self.queries.dtype} in "
                 f"[{self.queries.min():g}, {self.queries.max():g}]: map them into the box of the inputs."
+            )
+        expected = (len(self.queries), *self.spec.output_shape)
+        if self.reference is not None and tuple(self.reference.shape) != expected:
+            raise UsageError(
+                f"expected the target's answers of shape {expected}, got {tuple(self.reference.shape)}: ask it all "
+                "queries."
             )
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"expected a threshold in [0, 1], got {self.threshold}: it is compared with a rate.")
@@ -111,7 +122,7 @@ class Fingerprint:
         try:
             shapes = {name: tuple(meta["spec"][name]) for name in ("input_shape", "output_shape")}
             spec = Spec(**{**meta["spec"], **shapes})
-            parts = {name.removeprefix("scorer."): value for name, value in tensors.items() if name != "queries"}
+            parts = {name.removeprefix("scorer."): value for name, value in tensors.items() if name not in _OWN}
             scorer = rebuild(meta["scorer"]["kind"], meta["scorer"]["settings"], parts)
             made = cls(
                 queries=tensors["queries"],
@@ -119,6 +130,7 @@ class Fingerprint:
                 spec=spec,
                 threshold=float(meta["threshold"]),
                 provenance=dict(meta["provenance"]),
+                reference=tensors.get("reference"),
             )
             made.score(torch.zeros(len(made.queries), *spec.output_shape))
         except (TypeError, KeyError, ValueError, AttributeError, RuntimeError, ImportError) as error:
@@ -130,7 +142,8 @@ class Fingerprint:
 
     def _tensors(self) -> dict[str, Tensor]:
         parts = {f"scorer.{name}": value for name, value in self.scorer.state_dict().items()}
-        return {"queries": self.queries, **parts}
+        known = {} if self.reference is None else {"reference": self.reference}
+        return {"queries": self.queries, **known, **parts}
 
     def _meta(self) -> dict[str, Any]:
         return {

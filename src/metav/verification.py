@@ -1,4 +1,4 @@
-"""A fingerprint meets a suspect: query, score, verdict."""
+"""A fingerprint meets a suspect: query, understand, score, verdict."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metav.answers import understand
+from metav.errors import SuspectError
 from metav.fingerprint import Fingerprint
 from metav.spec import Model
+
+STEADY = 1e-3  # by how much of their range answers to the same query may differ; graphics cards and batches round
+ROUNDS = 5  # how often a suspect is asked in all whose answers change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,13 +22,15 @@ class Verdict:
     """Outcome of one verification.
 
     `rate` is the matching rate in [0, 1]; `derived` is True when it is above `threshold`. `queries` counts what the
-    suspect was asked, `seconds` is the time for asking and scoring.
+    suspect was asked, `seconds` is the time for asking and scoring. `remarks` say how its answers were converted, and
+    whether they changed from one time to the next.
     """
 
     rate: float
     threshold: float
     queries: int
     seconds: float
+    remarks: tuple[str, ...] = ()
 
     @property
     def derived(self) -> bool:
@@ -37,19 +44,61 @@ def query(model: Model, queries: Tensor) -> Tensor:
         return torch.as_tensor(model(queries))
 
 
-def verify(fingerprint: Fingerprint, model: Model) -> Verdict:
+def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdict:
     """Ask a suspect the fingerprint's queries, and judge it by its answers (stage 3 of MetaV, section 4.1).
+
+    Parameters
+    ----------
+    fingerprint
+        Queries, scorer and threshold.
+    model
+        The suspect: a callable on batches, or an endpoint.
+    repeat
+        How many of the queries are asked a second time. If an answer then changes, all are asked until each has
+        `ROUNDS` answers, and each of these rounds must give the same verdict; the rate is that of the mean answers.
 
     Raises
     ------
     SuspectError
-        The answers have another shape than the target's, or are not finite.
+        The answers are not of the target's task, not finite, or in another order of classes; or they change, and the
+        verdict with them.
+    EndpointError
+        The suspect could not be asked.
     """
     start = time.perf_counter()
-    rate = fingerprint.score(query(model, fingerprint.queries))
+    queries, asked = fingerprint.queries, len(fingerprint.queries)
+
+    def ask(chosen: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+        reference = None if fingerprint.reference is None else fingerprint.reference[: len(chosen)]
+        return understand(query(model, chosen), fingerprint.spec, len(chosen), reference)
+
+    outputs, remarks = ask(queries)
+    rate = fingerprint.score(outputs)
+    if repeat:
+        again = query(model, queries[:repeat])
+        asked += len(again)
+        if _changed(outputs, understand(again, fingerprint.spec, len(again))[0]):
+            rounds = [outputs, *(ask(queries)[0] for _ in range(ROUNDS - 1))]
+            asked += (ROUNDS - 1) * len(queries)
+            rates = [fingerprint.score(each) for each in rounds]
+            if len({each > fingerprint.threshold for each in rates}) > 1:
+                raise SuspectError(
+                    "expected the same answers to the same queries, got other ones each time, with matching rates from "
+                    f"{min(rates):.3f} to {max(rates):.3f} around the threshold of {fingerprint.threshold:.3f}: no "
+                    "verdict can be given on this suspect."
+                )
+            rate = fingerprint.score(torch.stack(rounds).mean(0))
+            remarks += (f"answers change: asked {ROUNDS} times, rates from {min(rates):.3f} to {max(rates):.3f}",)
     return Verdict(
         rate=rate,
         threshold=fingerprint.threshold,
-        queries=len(fingerprint.queries),
+        queries=asked,
         seconds=time.perf_counter() - start,
+        remarks=remarks,
     )
+
+
+def _changed(first: Tensor, second: Tensor) -> bool:
+    """Whether answers to the same queries differ by more than rounding."""
+    size = first.abs().max().clamp(min=1e-9)
+    return bool(((first[: len(second)] - second).abs().max() / size) > STEADY)

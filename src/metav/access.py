@@ -1,0 +1,66 @@
+"""How a suspect is reached and asked; also the options of `metav verify`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from metav.errors import UsageError
+
+_SEVERAL = Parameter(negative="", consume_multiple=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How a suspect is reached and asked.
+
+    Attributes
+    ----------
+    batch
+        Queries at a time; 0 for 32 over HTTP and all at once from a file.
+    attempts
+        How often a request is made that fails for a passing reason (time-outs, 429, 5xx, broken connections).
+    rate
+        Queries a second at most; 0 for no limit.
+    timeout
+        Seconds of silence after which a request has failed.
+    header
+        `NAME=VARIABLE`: send the header NAME with the value of an environment variable, e.g. Authorization=TOKEN.
+    request
+        For other JSON APIs: the text that is sent, with "$batch" for the list of queries, or "$query" for a single one.
+    answer
+        For other JSON APIs: the JMESPath of the answers in what comes back.
+    output
+        Which output is the answer, where a model has several.
+    classes
+        For each class of the target, its place in the suspect's answers.
+    box
+        The lowest and the highest value of the suspect's inputs, e.g. 0 255, where they are not the fingerprint's.
+    channels_last
+        Inputs as (height, width, channels).
+    """
+
+    batch: int = 0
+    attempts: int = 6
+    rate: float = 0.0
+    timeout: float = 30.0
+    header: Annotated[tuple[str, ...], _SEVERAL] = ()
+    request: str = ""
+    answer: str = ""
+    output: str = ""
+    classes: Annotated[tuple[int, ...], _SEVERAL] = ()
+    box: Annotated[tuple[float, float] | None, _SEVERAL] = None
+    channels_last: Annotated[bool, _SEVERAL] = False
+
+    def __post_init__(self) -> None:
+        if self.batch < 0 or self.attempts < 1 or self.rate < 0 or self.timeout <= 0:
+            raise UsageError(
+                "expected --batch and --rate of at least 0, --attempts of at least 1 and --timeout above 0, got "
+                f"{self.batch}, {self.rate:g}, {self.attempts} and {self.timeout:g}: give a larger number."
+            )
+        if sorted(self.classes) != list(range(len(self.classes))):
+            raise UsageError(f"expected --classes with each place once, from 0 on, got {self.classes}: name all.")
+        if self.box is not None and not self.box[0] < self.box[1]:
+            raise UsageError(f"expected --box LOW HIGH with LOW below HIGH, got {self.box}: swap them.")

@@ -1,0 +1,145 @@
+"""What a suspect answered, as the fingerprint's scorer takes it: logits, percentages, labels and bytes are converted.
+
+Whatever is converted is said; what cannot be understood without guessing is refused.
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.functional import one_hot, softmax
+
+from metav.errors import SuspectError
+from metav.spec import Spec
+
+ROUNDED = 0.02  # by how much each of a few rounded probabilities may let their sum miss 1
+ALIKE, UNLIKE = 0.8, 0.3  # correlations with the target of answers in another order, and in the one given
+
+
+def understand(raw: Tensor, spec: Spec, count: int, reference: Tensor | None = None) -> tuple[Tensor, tuple[str, ...]]:
+    """Outputs (count, *spec.output_shape), float32, and one remark for each conversion.
+
+    Parameters
+    ----------
+    raw
+        Answers (count, ...) as they came.
+    spec
+        The interface of the target; `output` says what is expected.
+    count
+        The number of queries.
+    reference
+        The target's answers, by which another order of the classes is noticed; None to trust the order.
+
+    Raises
+    ------
+    SuspectError
+        Answers of another number or shape, not finite, or of no kind that is known; or in another order of classes.
+    """
+    if raw.ndim == 0 or len(raw) != count:
+        got = "one number" if raw.ndim == 0 else f"{len(raw)}"
+        raise SuspectError(
+            f"expected {count} answers, one a query, got {got}: check that the suspect answers each query once, with "
+            "the batch as the first axis."
+        )
+    values = raw.detach().to("cpu", torch.float64)
+    if not torch.isfinite(values).all():
+        bad = int((~torch.isfinite(values)).flatten(1).any(1).sum())
+        raise SuspectError(
+            f"expected finite answers, got NaN or infinity in {bad} of {count}: the suspect cannot be judged on these."
+        )
+    if spec.output == "probabilities":
+        outputs, remarks = _probabilities(values, spec.output_shape[0])
+        if reference is not None:
+            _check_order(outputs, reference)
+    elif spec.output == "images":
+        outputs, remarks = _images(_shaped(values, spec))
+    else:
+        outputs, remarks = _shaped(values, spec), []
+    return outputs.to(torch.float32), tuple(remarks)
+
+
+def _shaped(values: Tensor, spec: Spec) -> Tensor:
+    """The answers in the shape of the outputs: axes of length 1 come and go, channels last are moved to the front."""
+    shape = spec.output_shape
+    given = tuple(values.shape[1:])
+    if given == shape:
+        return values
+    if len(shape) == 3 and given == (*shape[1:], shape[0]):
+        return values.movedim(-1, 1)
+    if [size for size in given if size > 1] == [size for size in shape if size > 1]:
+        return values.reshape(len(values), *shape)
+    raise SuspectError(
+        f"expected answers of shape {shape}, got {given}: check that the suspect does the target's task."
+    )
+
+
+def _probabilities(values: Tensor, classes: int) -> tuple[Tensor, list[str]]:
+    """Probabilities (n, classes) of whatever tells of classes."""
+    flat = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
+    if flat.shape[1] == 1 and classes > 1:
+        labels = flat[:, 0].round().long()
+        if (labels != flat[:, 0]).any() or labels.min() < 0 or labels.max() >= classes:
+            raise SuspectError(
+                f"expected {classes} probabilities or a class from 0 to {classes - 1} a query, got one number in "
+                f"[{flat.min():g}, {flat.max():g}]: check that the suspect does the target's task."
+            )
+        return one_hot(labels, classes).double(), ["labels only: each was taken as a probability of 1"]
+    if flat.shape[1] != classes:
+        raise SuspectError(
+            f"expected {classes} probabilities a query, got {flat.shape[1]} numbers: check that the suspect tells the "
+            "same classes apart."
+        )
+    low, high, sums = flat.min(), flat.max(), flat.sum(1)
+    slack = 1e-3 + ROUNDED * classes
+    if low >= -1e-4 and high <= 1 + 1e-4 and (sums - 1).abs().max() <= slack:
+        return flat, []
+    if low >= -1e-4 and high <= 1 + 1e-4 and (sums <= 1 + slack).all() and ((flat == 0).any(1) | (sums > 0.98)).all():
+        return flat, ["some classes without a probability: they were taken as 0"]
+    if low >= -1e-2 and high <= 100 + 1e-2 and (sums / 100 - 1).abs().max() <= slack:
+        return flat / 100, ["percentages: divided by 100"]
+    if high <= 1e-4 and (flat.exp().sum(1) - 1).abs().max() <= slack:
+        return flat.exp(), ["logarithms of probabilities: exponentiated"]
+    if low < 0 or high > 1:
+        return softmax(flat, 1), ["logits: softmax was applied"]
+    raise SuspectError(
+        f"expected probabilities that sum to 1, got sums from {sums.min():.3g} to {sums.max():.3g}: these are scores "
+        "of another kind, and no distribution over the classes."
+    )
+
+
+def _images(values: Tensor) -> tuple[Tensor, list[str]]:
+    """Images in [0, 1] of images in [0, 255] or [-1, 1]."""
+    low, high = values.min(), values.max()
+    if low >= -1e-3 and high <= 1 + 1e-3:
+        return values.clamp(0, 1), []
+    if low >= 0 and high <= 255:
+        return values / 255, ["pixels in 0..255: divided by 255"]
+    if low >= -1 - 1e-3 and high <= 1 + 1e-3:
+        return ((values + 1) / 2).clamp(0, 1), ["pixels in [-1, 1]: mapped to [0, 1]"]
+    raise SuspectError(
+        f"expected images in [0, 1], [-1, 1] or [0, 255], got values in [{low:g}, {high:g}]: check what it generates."
+    )
+
+
+def _check_order(outputs: Tensor, reference: Tensor) -> None:
+    """Refuse answers that are unlike the target's in the order given, and much like them in another."""
+    ours, theirs = (_standard(each.double()) for each in (reference, outputs))
+    correlation = ours.T @ theirs / len(ours)  # (classes of the target, classes of the suspect)
+    rows, columns = linear_sum_assignment(-correlation.numpy())
+    seen = (ours.abs().sum(0) > 0).double()  # classes that the target's answers tell of at all
+    if seen.sum() < 2:
+        return
+    given = float((correlation.diagonal() * seen).sum() / seen.sum())
+    best = float((correlation[rows, columns] * seen).sum() / seen.sum())
+    if given < UNLIKE and best > ALIKE:
+        order = " ".join(map(str, columns))
+        raise SuspectError(
+            f"expected the target's order of classes, got answers that agree with it in another (correlation "
+            f"{best:.2f} instead of {given:.2f}): ask with --classes {order}."
+        )
+
+
+def _standard(values: Tensor) -> Tensor:
+    deviation = values.std(0, correction=0)
+    return (values - values.mean(0)) / torch.where(deviation > 1e-9, deviation, torch.inf)

@@ -1,0 +1,127 @@
+"""metav verify: is that suspect derived from mine?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from metav.access import Access
+from metav.cli_options import File, at_least_one
+from metav.console import output, progress_bar
+from metav.errors import UsageError
+
+if TYPE_CHECKING:
+    from metav.fingerprint import Fingerprint
+
+EVIDENCE = 10  # exit code: a suspect is derived from the target
+SHOWN = 20  # rows of a long list's table
+
+Suspect = Annotated[
+    str,
+    Parameter(
+        help="model.onnx, or the URL of an inference server: .../v2/models/NAME, .../invocations, or any other with "
+        "--request and --answer."
+    ),
+]
+LedgerPath = Annotated[
+    Path | None,
+    Parameter(
+        name="--ledger",
+        help="A file for all answers: a run that dies goes on from it, and without a suspect the verdict is computed "
+        "from it alone. With --suspects a folder.",
+    ),
+]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print the verdict as JSON.")]
+Suspects = Annotated[Path | None, Parameter(help="A CSV file with a column suspect: judge all of them.")]
+Verdicts = Annotated[Path, Parameter(help="With --suspects, the CSV file of the verdicts; those in it are not redone.")]
+Threads = Annotated[int, Parameter(help="With --suspects, how many are asked at once.")]
+
+
+def verify(
+    file: File,
+    suspect: Suspect = "",
+    *,
+    ledger: LedgerPath = None,
+    json_: AsJson = False,
+    suspects: Suspects = None,
+    out: Verdicts = Path("verdicts.csv"),
+    jobs: Threads = 2,
+    access: Annotated[Access | None, Parameter(name="*")] = None,
+) -> int:
+    """Ask a suspect the queries of a fingerprint, and say whether it was derived from the target.
+
+    Exits with 0 for no evidence of copying, 10 for evidence of copying, 1 if it could not be completed, and 2 for
+    wrong usage.
+    """
+    at_least_one("jobs", jobs)
+    if suspects is not None and suspect:
+        raise UsageError(f"expected one suspect or --suspects, got both {suspect!r} and {str(suspects)!r}: leave one.")
+    if suspects is None and not suspect and ledger is None:
+        raise UsageError("expected a suspect, got none: give model.onnx, a URL, or the --ledger of an earlier run.")
+    from metav.fingerprint import Fingerprint
+
+    found = Fingerprint.load(file)
+    how = access or Access()
+    if suspects is None:
+        return _one(found, suspect, how, ledger, json_)
+    return _all(found, suspects, how, ledger, out, jobs)
+
+
+def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, as_json: bool) -> int:
+    from metav.campaign import DERIVED, INDEPENDENT, judge
+
+    verdict = judge(found, suspect, access, ledger)
+    word = DERIVED if verdict.derived else INDEPENDENT
+    facts: dict[str, Any] = {
+        "suspect": suspect.split("?")[0] or str(ledger),
+        "verdict": word,
+        "rate": verdict.rate,
+        "threshold": verdict.threshold,
+        "queries": verdict.queries,
+        "seconds": verdict.seconds,
+        "remarks": list(verdict.remarks),
+        "fingerprint": found.digest,
+    }
+    if as_json:
+        output().print_json(json.dumps(facts))
+    else:
+        output().print(
+            f"{facts['suspect']}: {word} (matching rate {verdict.rate:.4f}, threshold {verdict.threshold:.4f}, "
+            f"{verdict.queries} queries, {verdict.seconds:.2f} s)",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+        for remark in verdict.remarks:
+            output().print(f"  {remark}", soft_wrap=True, highlight=False, markup=False)
+    return EVIDENCE if verdict.derived else 0
+
+
+def _all(found: Fingerprint, suspects: Path, access: Access, ledgers: Path | None, out: Path, jobs: int) -> int:
+    from metav.campaign import DERIVED, FAILED, INDEPENDENT, finished, judge_all, listed
+
+    counts = dict.fromkeys((DERIVED, INDEPENDENT, FAILED), 0)
+    total = sum(1 for _ in listed(suspects))
+    before = finished(out)
+    for word in before.values():
+        counts[word] += 1
+    table = Table("suspect", "verdict", "matching rate", "remarks")
+    with progress_bar("suspects", total) as progress:
+        progress(len(before))
+        for outcome in judge_all(
+            found, listed(suspects), access, out=out, ledgers=ledgers, jobs=jobs, progress=progress
+        ):
+            counts[outcome.word] += 1
+            row = outcome.row()
+            if table.row_count < SHOWN and outcome.word != INDEPENDENT:
+                rate = "" if outcome.verdict is None else f"{outcome.verdict.rate:.4f}"
+                table.add_row(row["suspect"], row["verdict"], rate, row["remarks"])
+    if table.row_count:
+        output().print(table)
+    said = ", ".join(f"{number} {word}" for word, number in counts.items())
+    output().print(f"{total} suspects: {said}. All verdicts are in {out}.", soft_wrap=True, highlight=False)
+    return EVIDENCE if counts[DERIVED] else int(counts[FAILED] > 0)

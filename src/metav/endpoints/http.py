@@ -1,0 +1,158 @@
+"""JSON over HTTP, and all the ways in which it goes wrong, each as one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2 as httpx
+import orjson
+
+from metav.errors import EndpointError, UsageError
+
+PASSING = {408, 425, 429, 500, 502, 503, 504}
+SHOWN = 160  # characters of what a server wrote that an error repeats
+
+
+class Server:
+    """A server that is sent JSON and answers JSON.
+
+    Parameters
+    ----------
+    url
+        Where requests go, http or https.
+    headers
+        Values of further headers by their names. They are secrets: no error, ledger or report shows them.
+    timeout
+        Seconds until a connection, or a silence within an answer, is given up.
+    largest
+        Bytes of an answer beyond which it is not read on.
+    """
+
+    def __init__(
+        self, url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 30.0, largest: int = 2**26
+    ) -> None:
+        self.url, self.largest, self.timeout = url, largest, timeout
+        self._secrets = [value for value in (headers or {}).values() if value]
+        parts = urlsplit(url)
+        if parts.password or parts.username:
+            raise UsageError("expected a URL without a password, got one with it: use --header NAME=VARIABLE.")
+        self.shown = parts._replace(query="", fragment="").geturl()  # queries of URLs hold keys now and then
+        self._client = httpx.Client(headers=dict(headers or {}), timeout=timeout, follow_redirects=False)
+
+    def post(self, content: Any, url: str | None = None) -> Any:
+        """Send `content` as JSON; return what the JSON of the answer says."""
+        return self._ask("POST", url or self.url, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+
+    def get(self, url: str | None = None) -> Any:
+        """Return what the JSON at an address says."""
+        return self._ask("GET", url or self.url, b"")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def _ask(self, method: str, url: str, body: bytes) -> Any:
+        try:
+            with self._client.stream(
+                method, url, content=body, headers={"content-type": "application/json", "accept": "application/json"}
+            ) as answer:
+                content = self._read(answer)
+        except httpx.TimeoutException as error:
+            raise self._error(f"nothing for {self.timeout:g} s", "try later, or wait longer", passing=True) from error
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            raise self._error(
+                f"a broken connection ({error or type(error).__name__})", "check that it is running", passing=True
+            ) from error
+        except httpx.InvalidURL as error:
+            raise UsageError(f"expected the URL of an inference server, got {self.shown!r}: {error}.") from error
+        self._check(answer, content)
+        try:
+            return orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise self._error(
+                f"something else ({self._text(content)})",
+                "check that the URL is that of the model and not of a page",
+            ) from error
+
+    def _read(self, answer: httpx.Response) -> bytes:
+        content = bytearray()
+        for part in answer.iter_bytes():
+            content += part
+            if len(content) > self.largest:
+                raise self._error(f"more than {self.largest / 2**20:g} MiB", "ask for fewer at a time with --batch")
+        return bytes(content)
+
+    def _check(self, answer: httpx.Response, content: bytes) -> None:
+        """Refuse all but a plain success."""
+        code = answer.status_code
+        if answer.is_success:
+            return
+        if 300 <= code < 400:
+            where = urlsplit(answer.headers.get("location", ""))._replace(query="", fragment="").geturl()
+            raise self._error(
+                f"a redirect to {self._clean(where) or 'nowhere'}",
+                "give the final URL, and log in with --header NAME=VARIABLE if that is a login page",
+            )
+        step = {
+            401: "log in with --header NAME=VARIABLE",
+            403: "log in with --header NAME=VARIABLE",
+            404: "check the URL and the model's name",
+            429: "ask more slowly with --rate",
+        }.get(code, "read what it says" if code < 500 else "try later, or ask for fewer at a time with --batch")
+        text = self._text(content)
+        after = _seconds(answer.headers.get("retry-after"))
+        raise self._error(f"status {code} ({text})", step, passing=code in PASSING, after=after)
+
+    def _text(self, content: bytes) -> str:
+        text = " ".join(content[: 4 * SHOWN].decode("utf-8", "replace").split())
+        return self._clean(text[:SHOWN]) or "empty"
+
+    def _clean(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "[secret]")
+            if " " in secret:  # of "Bearer KEY" the key alone too
+                text = text.replace(secret.rsplit(" ", 1)[-1], "[secret]")
+        return text
+
+    def _error(self, got: str, next_step: str, *, passing: bool = False, after: float | None = None) -> EndpointError:
+        text = self._clean(f"expected JSON answers from {self.shown}, got {got}: {next_step}.")
+        return EndpointError(text, passing=passing, after=after)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, a number or a date."""
+    if retry_after is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(retry_after))
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
+    return None
+
+
+def secrets(headers: list[str]) -> dict[str, str]:
+    """Values of headers, given as `NAME=VARIABLE`, from environment variables.
+
+    Raises
+    ------
+    UsageError
+        There is no = in one, or no such variable.
+    """
+    found = {}
+    for header in headers:
+        name, equal, variable = header.partition("=")
+        if not equal or not name or not variable.isidentifier():
+            raise UsageError(
+                "expected --header NAME=VARIABLE, with the environment variable that holds the value, got another "
+                "form: export the value and give the variable's name."
+            )
+        if variable not in os.environ:
+            raise UsageError(f"expected the value of header {name!r} in {variable}, which is not set: export it first.")
+        found[name] = os.environ[variable]
+    return found

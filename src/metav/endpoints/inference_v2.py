@@ -1,0 +1,92 @@
+"""Open Inference Protocol v2 over REST, in JSON: MLServer, Triton, KServe, OpenVINO Model Server.
+
+https://github.com/kserve/open-inference-protocol
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metav.endpoints.base import Endpoint
+from metav.endpoints.http import Server
+from metav.errors import EndpointError
+
+
+class InferenceV2(Endpoint):
+    """A model of an inference server; its URL ends with /v2/models/NAME, or with /versions/VERSION after that.
+
+    Parameters
+    ----------
+    server
+        The server, at the model's URL.
+    output
+        Which of several outputs is the answer; empty for the only one.
+    """
+
+    def __init__(self, server: Server, output: str = "") -> None:
+        self.server, self.output = server, output
+        self._facts: Mapping[str, Any] | None = None
+
+    def query(self, batch: Tensor) -> Tensor:
+        """Answers (n, ...) of the output, in the shape that the server names."""
+        values = batch.detach().to("cpu", torch.float32).contiguous()
+        content = {
+            "inputs": [
+                {
+                    "name": self._input(),
+                    "shape": list(values.shape),
+                    "datatype": "FP32",
+                    "data": values.flatten().numpy(),
+                }
+            ]
+        }
+        answer = self.server.post(content, f"{self.server.url.rstrip('/')}/infer")
+        try:
+            outputs = {each["name"]: each for each in answer["outputs"]}
+            chosen = outputs[self.output] if self.output else next(iter(outputs.values()))
+            if not self.output and len(outputs) > 1:
+                raise EndpointError(
+                    f"expected one output from {self.server.shown}, got {', '.join(outputs)}: choose with --output."
+                )
+            flat = torch.tensor(_flat(chosen["data"]), dtype=torch.float64)
+            return flat.reshape([int(size) for size in chosen["shape"]])
+        except (KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
+            raise EndpointError(
+                f"expected outputs of the Open Inference Protocol v2 from {self.server.shown}, got something else "
+                f"({type(error).__name__}: {error}): check that the URL ends with /v2/models/NAME."
+            ) from error
+
+    def close(self) -> None:
+        """Close connections to the server."""
+        self.server.close()
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """Where it is, and what it was last known to call itself."""
+        known = self._facts or {}
+        named = {key: str(known[key]) for key in ("name", "platform") if known.get(key)}
+        return {"suspect": self.server.shown, "protocol": "Open Inference Protocol v2", **named}
+
+    def _input(self) -> str:
+        """The name of the model's only input; servers that do not tell take the first whatever its name."""
+        if self._facts is None:
+            found = self.server.get()
+            self._facts = found if isinstance(found, dict) else {}
+        inputs = self._facts.get("inputs") or []
+        if len(inputs) > 1:
+            raise EndpointError(
+                f"expected a model with one input at {self.server.shown}, got {len(inputs)}: it takes something else "
+                "than the fingerprint's queries."
+            )
+        return str(inputs[0]["name"]) if inputs else "input"
+
+
+def _flat(data: Any) -> list[float]:
+    """Numbers of a list that some servers nest, and others flatten."""
+    if not isinstance(data, list):
+        return [data]
+    return [value for each in data for value in _flat(each)] if data and isinstance(data[0], list) else data

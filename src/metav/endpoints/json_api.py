@@ -1,0 +1,98 @@
+"""Any API that takes and gives JSON, described by two small templates; MLflow's is one of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jmespath
+import torch
+from jmespath.exceptions import JMESPathError
+from torch import Tensor
+
+from metav.endpoints.base import Endpoint
+from metav.endpoints.http import Server
+from metav.errors import EndpointError, UsageError
+
+BATCH, QUERY = "$batch", "$query"
+MLFLOW = ('{"inputs": "$batch"}', "predictions")
+
+
+class JsonApi(Endpoint):
+    """An API that is sent a JSON text and answers with one.
+
+    Parameters
+    ----------
+    server
+        The server, at the URL that requests go to.
+    request
+        JSON in which the string "$batch" stands for the list of queries, or "$query" for one query, which is then
+        asked alone.
+    answer
+        JMESPath (https://jmespath.org) of the answers within what comes back: a list with one entry a query, or with
+        "$query" the answer itself.
+    """
+
+    def __init__(self, server: Server, request: str = MLFLOW[0], answer: str = MLFLOW[1]) -> None:
+        self.server = server
+        try:
+            self.request = json.loads(request)
+            self.answer = jmespath.compile(answer)
+        except ValueError as error:  # JMESPathError and JSONDecodeError are
+            raise UsageError(
+                f"expected JSON for the request and JMESPath for the answer, got {request!r} and {answer!r} ({error}): "
+                f"see the default, {MLFLOW[0]} and {MLFLOW[1]}."
+            ) from error
+        marks = [mark for mark in (BATCH, QUERY) if f'"{mark}"' in request]
+        if len(marks) != 1:
+            raise UsageError(
+                f'expected "{BATCH}" or "{QUERY}" in the request, got {request!r}: one of them, where the inputs go.'
+            )
+        self.single = marks[0] == QUERY
+
+    def query(self, batch: Tensor) -> Tensor:
+        """Answers (n, ...) as the API gives them."""
+        values = batch.detach().to("cpu", torch.float32)
+        if self.single:
+            return torch.stack([self._ask(QUERY, value) for value in values])
+        return self._ask(BATCH, values)
+
+    def _ask(self, mark: str, values: Tensor) -> Tensor:
+        found = self.server.post(_filled(self.request, mark, values.tolist()))
+        try:
+            numbers = self.answer.search(found)
+            return torch.tensor(_numbers(numbers), dtype=torch.float64)
+        except (JMESPathError, TypeError, ValueError, RuntimeError) as error:
+            shown = json.dumps(found)[:120]
+            raise EndpointError(
+                f"expected numbers at {self.answer.expression!r} in what {self.server.shown} answers, got {shown}: "
+                "set --answer to where they are."
+            ) from error
+
+    def close(self) -> None:
+        """Close connections to the server."""
+        self.server.close()
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """Where it is."""
+        return {"suspect": self.server.shown, "protocol": "JSON"}
+
+
+def _filled(template: Any, mark: str, value: Any) -> Any:
+    """A template with `value` where `mark` stands."""
+    if isinstance(template, dict):
+        return {key: _filled(each, mark, value) for key, each in template.items()}
+    if isinstance(template, list):
+        return [_filled(each, mark, value) for each in template]
+    return value if template == mark else template
+
+
+def _numbers(found: Any) -> Any:
+    """Numbers as they are; of a table's rows, as some servers of pandas give them, the values in their order."""
+    if found is None:
+        raise ValueError("nothing is there")
+    if isinstance(found, list) and found and isinstance(found[0], dict):
+        return [list(row.values()) for row in found]
+    return found

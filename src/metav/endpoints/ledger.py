@@ -1,0 +1,204 @@
+"""The ledger: what a suspect answered is on disk before it is asked for more, and can be read again later."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from metav.endpoints.base import Endpoint
+from metav.errors import EndpointError, IntegrityError, SettingsError, StorageError
+
+FORMAT = 1
+_OTHER = "give another file to --ledger."
+
+
+class Ledger:
+    """One campaign: a fingerprint's queries to one suspect, and its answers as they came.
+
+    JSON lines. The first names the fingerprint and the suspect; each further one holds the SHA-256 of a query, how
+    often it was asked before, the time, and the answer. Each is sealed together with all before it, so that a changed
+    or a missing line is noticed; a last line that is not whole, as a kill leaves it, was not acknowledged, and is
+    dropped.
+    One process at a time writes to it.
+
+    Parameters
+    ----------
+    path
+        The file; made if it is not there.
+    fingerprint
+        Digest of the fingerprint.
+    suspect
+        What the suspect is called; empty to read what the file says, which must then be there.
+
+    Raises
+    ------
+    SettingsError
+        The file is of another fingerprint, or another suspect, or in use.
+    IntegrityError
+        A line was changed, removed or added by somebody else.
+    StorageError
+        It cannot be read or written, or is not there and no suspect was named.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, suspect: str = "") -> None:
+        self.path = path
+        self.header: dict[str, Any] = {}
+        self.answers: dict[tuple[str, int], Any] = {}
+        self._seal = ""
+        try:
+            if suspect:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+                self._lock.acquire(timeout=0)
+            whole = self._read() if path.exists() else 0
+            header = {"content": "ledger", "format": FORMAT, "fingerprint": fingerprint, "suspect": suspect}
+            if whole:
+                self._check(fingerprint, suspect)
+            elif not suspect:
+                raise StorageError(f"expected a ledger at {str(path)!r}, got none: name the suspect to ask it.")
+            if suspect:
+                self._file = path.open("r+b" if path.exists() else "w+b")
+                self._file.truncate(whole)
+                self._file.seek(whole)
+                if not whole:
+                    self.header = header
+                    self._append([header])
+        except Timeout as error:
+            raise SettingsError(f"expected a ledger of one's own, got {str(path)!r}, in use: {_OTHER}") from error
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(
+                f"expected a ledger at {str(path)!r}, got {error.strerror or error}: {_OTHER}"
+            ) from error
+
+    def add(self, keys: list[tuple[str, int]], answers: Tensor) -> None:
+        """Write answers, one a key, and return when they are on disk."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        rows = answers.tolist()
+        self._append(
+            [
+                {"query": query, "asked": asked, "time": now, "answer": row}
+                for (query, asked), row in zip(keys, rows, strict=True)
+            ]
+        )
+        self.answers.update(zip(keys, rows, strict=True))
+
+    def close(self) -> None:
+        """Let others write to it."""
+        if hasattr(self, "_file"):
+            self._file.close()
+        if hasattr(self, "_lock"):
+            self._lock.release()
+
+    def _append(self, rows: list[Mapping[str, Any]]) -> None:
+        text = bytearray()
+        for row in rows:
+            self._seal = _sealed(self._seal, row)
+            text += orjson.dumps({**row, "seal": self._seal}, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+        self._file.write(text)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self) -> int:
+        """Take in all whole lines; return where they end."""
+        end = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    row = orjson.loads(line)
+                    seal = row.pop("seal")
+                    if seal != _sealed(self._seal, row):
+                        raise ValueError("the seal is broken")
+                    if number == 1:
+                        self.header = row
+                    else:
+                        self.answers[row["query"], row["asked"]] = row["answer"]
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise IntegrityError(
+                        f"expected a ledger as metav wrote it in {str(self.path)!r}, got another line {number} "
+                        f"({error}): use an unchanged copy, or ask the suspect again into a new file."
+                    ) from error
+                self._seal, end = seal, end + len(line)
+        return end
+
+    def _check(self, fingerprint: str, suspect: str) -> None:
+        if self.header.get("format") != FORMAT:
+            raise IntegrityError(
+                f"expected a ledger of format {FORMAT} in {str(self.path)!r}, got format {self.header.get('format')}: "
+                "use the metav release that wrote it."
+            )
+        wanted = {"fingerprint": fingerprint, "suspect": suspect or self.header["suspect"]}
+        for name, value in wanted.items():
+            if self.header[name] != value:
+                raise SettingsError(
+                    f"expected a ledger for the {name} {value} in {str(self.path)!r}, got one for "
+                    f"{self.header[name]}: {_OTHER}"
+                )
+
+
+def _sealed(before: str, row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(before.encode() + orjson.dumps(row, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+class Recorded(Endpoint):
+    """An endpoint that answers from a ledger what is in it, and asks a suspect the rest, `size` queries at a time.
+
+    Without a suspect nothing is asked. Queries asked for again are a second answer, of their own.
+    """
+
+    def __init__(self, inner: Endpoint | None, ledger: Ledger, size: int = 1) -> None:
+        self.inner, self.ledger, self.size = inner, ledger, size
+        self._asked: Counter[str] = Counter()
+
+    def query(self, batch: Tensor) -> Tensor:
+        """Answers of the ledger, after the missing ones were asked for and written to it."""
+        keys = []
+        for row in batch.detach().cpu().contiguous():
+            name = hashlib.sha256(row.numpy().tobytes()).hexdigest()
+            keys.append((name, self._asked[name]))
+            self._asked[name] += 1
+        missing = [index for index, key in enumerate(keys) if key not in self.ledger.answers]
+        for start in range(0, len(missing), self.size):
+            chosen = missing[start : start + self.size]
+            self.ledger.add([keys[index] for index in chosen], self._ask(batch[chosen]))
+        try:
+            found = np.array([self.ledger.answers[key] for key in keys], dtype=np.float64)  # null is NaN
+            return torch.from_numpy(found)
+        except (ValueError, TypeError) as error:
+            raise EndpointError(
+                f"expected answers of one shape in {str(self.ledger.path)!r}, got several ({error}): look at what "
+                "the suspect answers."
+            ) from error
+
+    def _ask(self, batch: Tensor) -> Tensor:
+        if self.inner is None:
+            raise EndpointError(
+                f"expected all answers in {str(self.ledger.path)!r}, got some less: name the suspect too, and the rest "
+                "is asked."
+            )
+        answers = self.inner.query(batch)
+        if answers.ndim == 0 or len(answers) != len(batch):
+            raise EndpointError(
+                f"expected {len(batch)} answers from {self.about['suspect']}, got {tuple(answers.shape)}: check that "
+                "it answers each query once."
+            )
+        return answers
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What the suspect reports, or is called in the ledger."""
+        return {"suspect": str(self.ledger.header["suspect"])} if self.inner is None else self.inner.about

@@ -1,0 +1,71 @@
+"""A model in an ONNX file, run by onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metav.endpoints.base import Endpoint
+from metav.errors import EndpointError, MissingExtraError, UsageError
+
+
+class OnnxFile(Endpoint):
+    """A suspect whose file the verifier has; it is still only asked for its answers.
+
+    Parameters
+    ----------
+    path
+        The file.
+    output
+        Which of several outputs is the answer; empty for the only one.
+    """
+
+    def __init__(self, path: Path, output: str = "") -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError(
+                "expected onnxruntime for a suspect in an ONNX file, got none: pip install 'metav[onnx]'."
+            ) from error
+        self.path = path
+        if not path.is_file():
+            raise UsageError(f"expected an ONNX file or a URL for the suspect, got {str(path)!r}: check the path.")
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EndpointError(
+                f"expected an ONNX model in {str(path)!r}, got another file ({str(error).splitlines()[0][:120]}): "
+                "export the suspect again."
+            ) from error
+        inputs = self._session.get_inputs()
+        outputs = [each.name for each in self._session.get_outputs()]
+        if len(inputs) != 1 or (output not in outputs if output else len(outputs) != 1):
+            raise UsageError(
+                f"expected one input and one output in {str(path)!r}, got {len(inputs)} and {', '.join(outputs)}: "
+                "choose one with --output."
+            )
+        self._input, self._output = inputs[0], output or outputs[0]
+
+    def query(self, batch: Tensor) -> Tensor:
+        """Answers (n, ...) of the model; one at a time if the file fixes the batch axis at 1."""
+        fixed = self._input.shape[0] if self._input.shape else None
+        size = fixed if isinstance(fixed, int) else len(batch)
+        values = batch.detach().to("cpu", torch.float32)
+        if "double" in self._input.type:
+            values = values.double()
+        try:
+            parts = [self._session.run([self._output], {self._input.name: part.numpy()}) for part in values.split(size)]
+        except Exception as error:
+            raise EndpointError(
+                f"expected answers from {str(self.path)!r}, got an error ({str(error).splitlines()[0][:160]}): check "
+                f"that it takes inputs of shape {tuple(batch.shape[1:])}, as the fingerprint's."
+            ) from error
+        return torch.cat([torch.from_numpy(part[0]) for part in parts])
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """Its path."""
+        return {"suspect": str(self.path), "protocol": "ONNX"}

@@ -1,0 +1,132 @@
+"""Wrappers: one endpoint around another, for batch sizes, rates, retries, and inputs as an API wants them."""
+
+from __future__ import annotations
+
+import time
+
+import stamina
+import torch
+from torch import Tensor
+
+from metav.endpoints.base import Endpoint, Wrapper
+from metav.errors import EndpointError
+from metav.suspects.facade import Change
+
+
+class Batched(Wrapper):
+    """Ask at most `size` queries at a time."""
+
+    def __init__(self, inner: Endpoint, size: int) -> None:
+        super().__init__(inner)
+        self.size = size
+
+    def query(self, batch: Tensor) -> Tensor:
+        """The answers of all parts, joined."""
+        parts = [self.inner.query(part) for part in batch.split(self.size)]
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise EndpointError(
+                f"expected answers of one shape from {self.about.get('suspect')}, got "
+                f"{' and '.join(sorted({str(tuple(part.shape[1:])) for part in parts}))}: ask for one at a time "
+                "(--batch 1), or look at what the suspect answers."
+            )
+        return torch.cat(parts)
+
+
+class Paced(Wrapper):
+    """Ask at most `rate` queries a second, on average."""
+
+    def __init__(self, inner: Endpoint, rate: float) -> None:
+        super().__init__(inner)
+        self.rate, self.next = rate, 0.0
+
+    def query(self, batch: Tensor) -> Tensor:
+        """The answers, after waiting for one's turn."""
+        time.sleep(max(0.0, self.next - time.monotonic()))
+        self.next = time.monotonic() + len(batch) / self.rate
+        return self.inner.query(batch)
+
+
+class Retried(Wrapper):
+    """Ask again, up to `attempts` times, what failed for a passing reason: later each time, or when the server says."""
+
+    def __init__(self, inner: Endpoint, attempts: int, *, first: float = 0.1, longest: float = 60.0) -> None:
+        super().__init__(inner)
+        self.longest = longest
+        self.caller = stamina.RetryingCaller(
+            attempts=attempts, timeout=None, wait_initial=first, wait_max=longest, wait_jitter=first
+        ).on(self._waits)
+
+    def _waits(self, error: Exception) -> bool | float:
+        if not isinstance(error, EndpointError) or not error.passing:
+            return False
+        return True if error.after is None else min(error.after, self.longest)
+
+    def query(self, batch: Tensor) -> Tensor:
+        """The answers of the first attempt that succeeds."""
+        return self.caller(self.inner.query, batch)
+
+
+class Prepared(Wrapper):
+    """Show an API inputs as it wants them: in its own box, with channels last.
+
+    Parameters
+    ----------
+    inner
+        The endpoint.
+    box
+        The lowest and highest value of the fingerprint's inputs, and the two that the API has for them.
+    last
+        Move the first axis of an input to the end: (channels, height, width) to (height, width, channels).
+    """
+
+    def __init__(self, inner: Endpoint, box: tuple[float, float, float, float], *, last: bool = False) -> None:
+        super().__init__(inner)
+        self.box, self.last = box, last
+
+    def query(self, batch: Tensor) -> Tensor:
+        """The answers to the inputs as the API wants them."""
+        low, high, to_low, to_high = self.box
+        if (low, high) != (to_low, to_high):
+            batch = to_low + (batch - low) * ((to_high - to_low) / (high - low))
+        return self.inner.query(batch.movedim(1, -1) if self.last else batch)
+
+
+class Changed(Wrapper):
+    """An endpoint with changed answers: label only `Top(k=1, values=0)`, top-k `Top(k=3)`, `Rounding(unit=0.01)`."""
+
+    def __init__(self, inner: Endpoint, change: Change) -> None:
+        super().__init__(inner)
+        self.change = change
+
+    def query(self, batch: Tensor) -> Tensor:
+        """The changed answers."""
+        return self.change.changed(self.inner.query(batch))
+
+
+class Ordered(Wrapper):
+    """An endpoint whose answers are put into the target's order of classes.
+
+    Parameters
+    ----------
+    inner
+        The endpoint.
+    places
+        For each class of the target, its place in the suspect's answers.
+    """
+
+    def __init__(self, inner: Endpoint, places: tuple[int, ...]) -> None:
+        super().__init__(inner)
+        self.places = torch.tensor(places)
+
+    def query(self, batch: Tensor) -> Tensor:
+        """Probabilities in the target's order, or labels as the target numbers them."""
+        answers = self.inner.query(batch)
+        if answers.ndim == 2 and answers.shape[1] == len(self.places):
+            return answers[:, self.places]
+        labels = answers.flatten().long()
+        if len(labels) != len(answers) or labels.min() < 0 or labels.max() >= len(self.places):
+            raise EndpointError(
+                f"expected {len(self.places)} probabilities or a class a query from {self.about.get('suspect')}, got "
+                f"answers of shape {tuple(answers.shape[1:])}: leave --classes out, or give one place a class."
+            )
+        return self.places.argsort()[labels]
