@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from metav.endpoints.base import Endpoint
-from metav.errors import EndpointError, IntegrityError, SettingsError, StorageError
+from metav.errors import EndpointError, IntegrityError, MetavError, SettingsError, StorageError
 
 FORMAT = 1
 _OTHER = "give another file to --ledger."
@@ -76,9 +76,11 @@ class Ledger:
                     self._append([header])
         except Timeout as error:
             raise SettingsError(f"expected a ledger of one's own, got {str(path)!r}, in use: {_OTHER}") from error
+        except MetavError:
+            self.close()
+            raise
         except OSError as error:
-            if isinstance(error, StorageError):
-                raise
+            self.close()
             raise StorageError(
                 f"expected a ledger at {str(path)!r}, got {error.strerror or error}: {_OTHER}"
             ) from error

@@ -1,0 +1,125 @@
+"""What suspects answer instead of what the target does: converted and said, or refused; never a silent verdict."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tiny
+from metav.answers import understand
+from metav.errors import SuspectError
+from metav.suspects.facade import Rounding, Tempering, Top
+
+X = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+LOGITS = tiny.of_tables(1).logits(3 * X).detach() * 4
+TRUE = LOGITS.softmax(1)
+IMAGES = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("given", "remark"),
+    [
+        (TRUE, None),
+        (TRUE.unsqueeze(2), None),
+        (TRUE.double(), None),
+        (LOGITS, "logits: softmax was applied"),
+        (LOGITS - 50, "logits: softmax was applied"),
+        (TRUE.log(), "logarithms of probabilities"),
+        (100 * TRUE, "percentages: divided by 100"),
+    ],
+)
+def test_probabilities_in_other_words_are_understood_and_that_is_said(given, remark):
+    outputs, remarks = understand(given, tiny.TABLES, 40)
+    torch.testing.assert_close(outputs, TRUE, rtol=1e-5, atol=1e-5)
+    assert len(remarks) == (remark is not None)
+    assert remark is None or remark in remarks[0]
+
+
+@pytest.mark.parametrize("change", [Rounding(unit=0.01), Rounding(unit=0.001), Tempering(temperature=3)])
+def test_rounded_and_softened_probabilities_are_taken_as_they_are(change):
+    outputs, remarks = understand(change.changed(TRUE), tiny.TABLES, 40)
+    torch.testing.assert_close(outputs, change.changed(TRUE))
+    assert remarks == ()
+
+
+def test_answers_of_the_likeliest_classes_alone_are_understood():
+    for classes in (1, 2):
+        given = Top(k=classes).changed(TRUE)
+        outputs, remarks = understand(given, tiny.TABLES, 40)
+        torch.testing.assert_close(outputs, given)
+        assert "without a probability" in remarks[0] or (given.sum(1) > 0.85).all()
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 1)])
+@pytest.mark.parametrize("kind", [torch.int64, torch.float32])
+def test_labels_alone_are_probabilities_of_one(shape, kind):
+    outputs, remarks = understand(TRUE.argmax(1).reshape(shape).to(kind), tiny.TABLES, 40)
+    assert (outputs.argmax(1) == TRUE.argmax(1)).all()
+    assert (outputs.sum(1) == 1).all()
+    assert "labels only" in remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "remark"),
+    [
+        (IMAGES, None),
+        (IMAGES.squeeze(1), None),
+        (IMAGES.movedim(1, -1), None),
+        (IMAGES.flatten(1).reshape(4, 8, 8, 1), None),
+        (255 * IMAGES, "0..255: divided by 255"),
+        (2 * IMAGES - 1, "[-1, 1]: mapped"),
+    ],
+)
+def test_images_in_other_ranges_and_shapes_are_understood(given, remark):
+    outputs, remarks = understand(given, tiny.CODES, 4)
+    torch.testing.assert_close(outputs, IMAGES)
+    assert [remark in each for each in remarks] == [True] * (remark is not None)
+
+
+def test_a_dose_may_come_without_its_axis():
+    spec = tiny.REGRESSION.__class__(input_shape=(6,), output_shape=(1,), low=0, high=1, output="regression")
+    outputs, remarks = understand(torch.arange(5.0), spec, 5)
+    assert outputs.shape == (5, 1)
+    assert remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "spec", "count", "words"),
+    [
+        (TRUE[:39], tiny.TABLES, 40, "expected 40 answers, one a query, got 39"),
+        (torch.tensor(1.0), tiny.TABLES, 40, "got one number"),
+        (torch.where(TRUE > 0.99, torch.nan, TRUE).index_fill(0, torch.tensor([0]), torch.nan), tiny.TABLES, 40, "NaN"),
+        (TRUE.index_fill(0, torch.tensor([3]), torch.inf), tiny.TABLES, 40, "infinity in 1 of 40"),
+        (torch.rand(40, 4).softmax(1), tiny.TABLES, 40, "expected 3 probabilities a query, got 4 numbers"),
+        (torch.full((40,), 7), tiny.TABLES, 40, "a class from 0 to 2 a query"),
+        (torch.rand(40), tiny.TABLES, 40, "a class from 0 to 2 a query"),
+        (0.4 + 0.5 * torch.rand(40, 3), tiny.TABLES, 40, "probabilities that sum to 1, got sums from"),
+        (torch.rand(4, 1, 7, 8), tiny.CODES, 4, r"answers of shape \(1, 8, 8\), got \(1, 7, 8\)"),
+        (1000 * IMAGES, tiny.CODES, 4, r"images in \[0, 1\], \[-1, 1\] or \[0, 255\]"),
+        (torch.rand(5, 3), tiny.REGRESSION, 5, r"answers of shape \(2,\), got \(3,\)"),
+    ],
+)
+def test_what_cannot_be_understood_is_refused(given, spec, count, words):
+    with pytest.raises(SuspectError, match=words):
+        understand(given, spec, count)
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 0, 1), (1, 2, 0)])
+def test_another_order_of_classes_is_noticed_and_the_right_one_told(order):
+    given = torch.empty_like(TRUE)
+    given[:, list(order)] = TRUE
+    with pytest.raises(SuspectError, match=f"ask with --classes {' '.join(map(str, order))}") as caught:
+        understand(given, tiny.TABLES, 40, reference=TRUE)
+    assert "order of classes" in str(caught.value)
+    assert (understand(given[:, list(order)], tiny.TABLES, 40, reference=TRUE)[0] == TRUE).all()
+
+
+def test_independent_models_are_not_taken_for_the_target_in_another_order():
+    others = [tiny.of_tables(seed)(3 * X).detach() for seed in range(2, 60)]
+    taken = 0
+    for other in others:
+        try:
+            understand(other, tiny.TABLES, 40, reference=TRUE)
+        except SuspectError:
+            taken += 1
+    assert taken <= len(others) // 10  # untrained ones; with three classes two in another order are alike by chance

@@ -1,0 +1,250 @@
+"""The same model gives the same answers however it is reached, and what goes wrong on the way is one sentence."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import closing
+
+import pytest
+import torch
+from pytest_httpserver import HTTPServer
+from torch import nn
+from werkzeug import Request, Response
+
+import tiny
+from metav import Fingerprint
+from metav.access import Access
+from metav.endpoints import Local, connect
+from metav.endpoints.http import Server, secrets
+from metav.endpoints.inference_v2 import InferenceV2
+from metav.endpoints.ledger import Ledger, Recorded
+from metav.endpoints.wrappers import Batched, Changed, Paced, Retried
+from metav.errors import EndpointError, UsageError
+from metav.schemes import get
+from metav.suspects.facade import Rounding, Top
+from metav.verification import verify
+from misbehaving import FAULTS, serving
+
+KINDS = {"tables": tiny.tables, "images": tiny.classifiers, "regression": tiny.regressors, "codes": tiny.generators}
+OWN_API = Access(request='{"instance": {"values": "$query"}, "n": 1}', answer="result.scores")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def met(request) -> tuple[Fingerprint, list[nn.Module]]:
+    """A fingerprint of each kind of task, with target, a positive and a negative."""
+    ensemble = KINDS[request.param]()
+    made = get("metav(iterations=20)").construct(ensemble, queries=12, seed=0)
+    return made, [ensemble.target, ensemble.positives[0], ensemble.negatives[0]]
+
+
+def exported(model: nn.Module, fingerprint: Fingerprint, path) -> str:
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    torch.onnx.export(
+        model.eval(), (fingerprint.queries[:2],), path, dynamo=True, dynamic_shapes=({0: batch},), verbose=False
+    )
+    return str(path)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's exporter, about itself
+def test_a_model_gives_the_same_rate_as_a_module_a_file_and_behind_each_kind_of_server(met, tmp_path):
+    fingerprint, models = met
+    for index, model in enumerate(models):
+        rate = verify(fingerprint, Local(model)).rate
+        with serving(model) as server:
+            ways = {
+                "ONNX": (exported(model, fingerprint, tmp_path / f"{index}.onnx"), Access()),
+                "v2": (f"{server.url}/v2/models/m", Access()),
+                "v2, one at a time": (f"{server.url}/v2/models/m/versions/1", Access(batch=1)),
+                "MLflow": (f"{server.url}/invocations", Access(batch=5)),
+                "own": (f"{server.url}/score", OWN_API),
+            }
+            for name, (suspect, access) in ways.items():
+                endpoint = connect(suspect, fingerprint.spec, access)
+                assert verify(fingerprint, endpoint, repeat=3).rate == pytest.approx(rate, abs=1e-5), name
+                assert endpoint.about["suspect"] == suspect
+                endpoint.close()
+
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :2].softmax(1)
+
+
+def answered(httpserver: HTTPServer, response: Response, **server) -> None:
+    httpserver.expect_request("/m").respond_with_response(response)
+    with closing(Server(httpserver.url_for("/m"), **server)) as asked:
+        asked.post({})
+
+
+@pytest.mark.parametrize(
+    ("response", "words", "passing"),
+    [
+        (Response("<html>Sign in</html>", content_type="text/html"), r"something else \(<html>Sign in</html>\)", False),
+        (Response("", 200), r"something else \(empty\)", False),
+        (Response("", 302, {"location": "https://sso.example/login?s=1"}), "redirect to https://sso.example/login:", 0),
+        (Response("no", 401), r"status 401 \(no\): log in with --header", False),
+        (Response("no", 404), "status 404.*check the URL", False),
+        (Response("slow down", 429, {"retry-after": "7"}), r"status 429 \(slow down\): ask more slowly", True),
+        (Response("a traceback", 500), r"status 500 \(a traceback\)", True),
+        (Response("x" * 3_000_000), "more than 1 MiB: ask for fewer", False),
+    ],
+)
+def test_what_a_server_answers_instead_is_said_in_one_sentence(httpserver, response, words, passing):
+    with pytest.raises(EndpointError, match=words) as caught:
+        answered(httpserver, response, largest=2**20)
+    assert caught.value.passing == bool(passing)
+    assert str(caught.value).count("\n") == 0
+    assert caught.value.after == (7 if response.status_code == 429 else None)
+
+
+def test_a_server_that_is_silent_or_gone_may_be_asked_again(httpserver):
+    def late(_: Request) -> Response:
+        time.sleep(0.5)
+        return Response("{}")
+
+    httpserver.expect_request("/late").respond_with_handler(late)
+    slow = Server(httpserver.url_for("/late"), timeout=0.1)
+    with closing(slow), pytest.raises(EndpointError, match=r"nothing for 0\.1 s: try later") as caught:
+        slow.post({})
+    assert caught.value.passing
+    gone = Server("http://127.0.0.1:9/m")
+    with closing(gone), pytest.raises(EndpointError, match="a broken connection") as caught:
+        gone.post({})
+    assert caught.value.passing
+
+
+def test_a_secret_is_sent_and_shown_nowhere(monkeypatch, tmp_path):
+    monkeypatch.setenv("THE_KEY", "Bearer s3cr3t-value")
+    access = Access(header=("Authorization=THE_KEY",), batch=4)
+    ensemble = tiny.tables()
+    made = get("metav(iterations=5)").construct(ensemble, queries=8, seed=0)
+    with serving(ensemble.target) as server:
+        url = f"{server.url}/v2/models/m"
+        endpoint = connect(url, made.spec, access)
+        book = Ledger(tmp_path / "ledger.jsonl", made.digest, url)
+        verify(made, Recorded(endpoint, book, 4))
+        book.close()
+        endpoint.close()
+        assert {seen["authorization"] for seen in server.seen_headers} == {"Bearer s3cr3t-value"}
+    assert "s3cr3t" not in (tmp_path / "ledger.jsonl").read_text() + repr(endpoint.about) + repr(access)
+
+
+def test_a_secret_that_a_server_repeats_is_left_out_of_the_error(httpserver, monkeypatch):
+    monkeypatch.setenv("THE_KEY", "Bearer s3cr3t-value")
+    refusal = Response("key s3cr3t-value is not known", 403)
+    with pytest.raises(EndpointError, match=r"key \[secret\] is not known"):
+        answered(httpserver, refusal, headers=secrets(["Authorization=THE_KEY"]))
+
+
+@pytest.mark.parametrize(
+    ("suspect", "access", "words"),
+    [
+        ("gone.onnx", {}, "expected an ONNX file or a URL for the suspect, got 'gone.onnx'"),
+        ("ftp://host/v2/models/m", {}, "http or https"),
+        ("http://host/predict", {}, "describe another API with --request and --answer"),
+        ("http://me:pw@host/v2/models/m", {}, "a URL without a password"),
+        ("http://host/x", {"request": "{", "answer": "a"}, "expected JSON for the request"),
+        ("http://host/x", {"request": '{"a": 1}', "answer": "a"}, r'expected "\$batch" or "\$query" in the request'),
+        ("http://host/x", {"request": '["$batch"]', "answer": "a[["}, "JMESPath for the answer"),
+        ("http://host/v2/models/m", {"header": ("X-Key=NOT_SET_ANYWHERE",)}, "NOT_SET_ANYWHERE, which is not set"),
+        ("http://host/v2/models/m", {"header": ("X-Key: abc",)}, "expected --header NAME=VARIABLE"),
+        ("http://host/v2/models/m", {"classes": (1, 0)}, "give one place for each of its classes"),
+        ("http://host/v2/models/m", {"classes": (1, 1, 2)}, "each place once"),
+        ("http://host/v2/models/m", {"attempts": 0}, "--attempts of at least 1"),
+        ("http://host/v2/models/m", {"box": (1.0, 0.0)}, "LOW below HIGH"),
+    ],
+)
+def test_wrong_usage_is_said_before_anything_is_asked(suspect, access, words):
+    with pytest.raises(UsageError, match=words):
+        connect(suspect, tiny.TABLES, Access(**access))
+
+
+def test_a_file_that_is_no_model_is_an_error(tmp_path):
+    (tmp_path / "bad.onnx").write_text("<html>")
+    with pytest.raises(EndpointError, match="expected an ONNX model in"):
+        connect(str(tmp_path / "bad.onnx"), tiny.TABLES)
+
+
+def test_an_api_may_want_inputs_in_another_box_and_channels_last():
+    seen = []
+
+    def model(x):
+        seen.append(x)
+        return torch.full((len(x), 4), 0.25)
+
+    with serving(model) as server:
+        access = Access(box=(0.0, 255.0), channels_last=True)
+        with closing(connect(f"{server.url}/v2/models/m", tiny.IMAGES, access)) as endpoint:
+            endpoint.query(torch.ones(2, 3, 8, 6))
+    assert seen[0].shape == (2, 8, 6, 3)
+    assert (seen[0] == 255).all()
+
+
+def test_another_order_of_classes_is_put_right():
+    order = (2, 0, 1)
+
+    def shuffled(x):
+        answers = torch.empty(len(x), 3)
+        answers[:, list(order)] = tiny.of_tables(0)(x).detach()
+        return answers
+
+    x = torch.rand(5, 6)
+    for labels in (False, True):
+        with (
+            serving((lambda x: shuffled(x).argmax(1)) if labels else shuffled) as server,
+            closing(connect(f"{server.url}/v2/models/m", tiny.TABLES, Access(classes=order))) as endpoint,
+        ):
+            got = endpoint.query(x)
+        want = tiny.of_tables(0)(x).detach()
+        torch.testing.assert_close(got.float(), (want.argmax(1) if labels else want).float(), rtol=1e-5, atol=1e-6)
+
+
+def test_wrappers_compose():
+    times = []
+
+    def model(x):
+        times.append((time.monotonic(), len(x)))
+        return x.flatten(1).softmax(1)
+
+    endpoint = Batched(Paced(Changed(Changed(Local(model), Top(k=2)), Rounding(unit=0.1)), rate=100.0), 2)
+    answers = endpoint(torch.rand(5, 3))
+    assert [count for _, count in times] == [2, 2, 1]
+    assert times[-1][0] - times[0][0] >= 0.039  # four queries at a hundred a second
+    assert ((10 * answers).round() == 10 * answers).all()
+    assert ((answers > 0).sum(1) <= 2).all()
+
+
+def test_what_is_not_passing_is_not_asked_again_and_a_server_s_wish_is_granted():
+    calls = []
+
+    def failing(_):
+        calls.append(time.monotonic())
+        raise EndpointError("expected, got", passing=len(calls) < 3, after=0.05 if len(calls) == 1 else None)
+
+    with pytest.raises(EndpointError):
+        Retried(Local(failing), attempts=9, first=0.001).query(torch.zeros(1, 3))
+    assert len(calls) == 3
+    assert calls[1] - calls[0] >= 0.05
+
+
+def test_after_a_thousand_faults_no_answer_is_lost_none_asked_for_twice_and_the_verdict_is_the_same(tmp_path):
+    ensemble = tiny.tables()
+    made = get("metav(iterations=20)").construct(ensemble, queries=100, seed=0)
+    faults = 0
+    for seed, model in enumerate([ensemble.target, ensemble.positives[0], *ensemble.negatives[:3]]):
+        generator = random.Random(seed)
+        fault = iter(lambda generator=generator: generator.choice(FAULTS) if generator.random() < 0.7 else "", None)
+        with serving(model, fault) as server:
+            url = f"{server.url}/v2/models/m"
+            patient = Retried(InferenceV2(Server(url)), attempts=99, first=1e-4, longest=1e-3)
+            book = Ledger(tmp_path / f"{seed}.jsonl", made.digest, url)
+            verdict = verify(made, Recorded(patient, book, 1), repeat=3)
+            book.close()
+            patient.close()
+            faults += sum(server.met.values())
+            assert set(server.met) == set(FAULTS)
+            assert sum(server.delivered.values()) == verdict.queries == 103
+            assert sorted(server.delivered.values()) == [1] * 97 + [2] * 3  # three are asked twice on purpose
+        assert verdict.rate == pytest.approx(verify(made, model).rate, abs=1e-5)
+    assert faults >= 1000

@@ -1,0 +1,138 @@
+"""What was answered is never lost, asked for again, changed unnoticed, or taken for another suspect's."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import orjson
+import pytest
+import torch
+
+import tiny
+from metav.access import Access
+from metav.campaign import judge
+from metav.endpoints import Local
+from metav.endpoints.ledger import Ledger, Recorded
+from metav.errors import EndpointError, IntegrityError, SettingsError, StorageError
+from metav.schemes import get
+from metav.verification import verify
+from misbehaving import serving
+
+
+@pytest.fixture(scope="module")
+def made():
+    return get("metav(iterations=20)").construct(tiny.tables(), queries=30, seed=0)
+
+
+@pytest.fixture
+def kept(made, tmp_path):
+    """A ledger of the target's answers, closed."""
+    path = tmp_path / "ledger.jsonl"
+    book = Ledger(path, made.digest, "the target")
+    verify(made, Recorded(Local(tiny.tables().target), book, 4), repeat=3)
+    book.close()
+    return path
+
+
+def test_a_verdict_is_computed_again_from_the_ledger_alone(made, kept):
+    before = kept.read_bytes()
+    again = judge(made, "", Access(), kept)
+    direct = verify(made, tiny.tables().target, repeat=3)
+    assert (again.rate, again.queries) == (direct.rate, direct.queries)
+    assert kept.read_bytes() == before
+
+
+def test_a_run_goes_on_where_another_was(made, kept):
+    lines = kept.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + 33
+    kept.write_bytes(b"".join(lines[:20]) + lines[20][:-9])  # the last one torn, as a kill leaves it
+    asked = []
+
+    def model(x):
+        asked.append(len(x))
+        return tiny.tables().target(x)
+
+    book = Ledger(kept, made.digest, "the target")
+    verify(made, Recorded(Local(model), book, 4), repeat=3)
+    book.close()
+    assert sum(asked) == 33 - 19
+    assert judge(made, "", Access(), kept).rate == verify(made, tiny.tables().target).rate
+
+
+def _edited(lines):
+    row = orjson.loads(lines[5])
+    row["answer"] = [0.0, 0.0, 1.0]
+    return [*lines[:5], orjson.dumps(row) + b"\n", *lines[6:]]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_edited, lambda lines: lines[:5] + lines[6:], lambda lines: [*lines, lines[-1]], lambda lines: lines[1:]],
+    ids=["edited", "removed", "repeated", "headless"],
+)
+def test_a_changed_ledger_is_noticed(made, kept, damage):
+    kept.write_bytes(b"".join(damage(kept.read_bytes().splitlines(keepends=True))))
+    with pytest.raises(IntegrityError, match="expected a ledger as metav wrote it"):
+        judge(made, "", Access(), kept)
+
+
+def test_a_ledger_belongs_to_one_fingerprint_one_suspect_and_one_process_at_a_time(made, kept, tmp_path):
+    with pytest.raises(SettingsError, match="expected a ledger for the suspect another"):
+        Ledger(kept, made.digest, "another")
+    with pytest.raises(SettingsError, match="expected a ledger for the fingerprint 00"):
+        Ledger(kept, "00", "the target")
+    held = Ledger(kept, made.digest, "the target")
+    with pytest.raises(SettingsError, match="in use"):
+        Ledger(kept, made.digest, "the target")
+    held.close()
+    with pytest.raises(StorageError, match="name the suspect"):
+        Ledger(tmp_path / "none.jsonl", made.digest)
+
+
+def test_an_incomplete_ledger_is_no_verdict(made, kept):
+    kept.write_bytes(b"".join(kept.read_bytes().splitlines(keepends=True)[:20]))
+    with pytest.raises(EndpointError, match="got some less: name the suspect too"):
+        judge(made, "", Access(), kept)
+
+
+def test_nan_is_kept_as_it_is(made, tmp_path):
+    book = Ledger(tmp_path / "ledger.jsonl", made.digest, "nan")
+    endpoint = Recorded(Local(lambda x: torch.full((len(x), 3), torch.nan)), book, 8)
+    assert endpoint.query(made.queries).isnan().all()
+    book.close()
+    assert Ledger(tmp_path / "ledger.jsonl", made.digest).answers.keys() == book.answers.keys()
+
+
+def test_killed_again_and_again_a_campaign_loses_nothing_that_it_was_given(made, tmp_path):
+    made.save(tmp_path / "fp.safetensors")
+    target, generator, kills = tiny.tables().target, random.Random(0), 0
+
+    def slow(x):
+        time.sleep(0.02)
+        return target(x)
+
+    with serving(slow) as server:
+        command = [sys.executable, "-m", "metav.cli", "verify", str(tmp_path / "fp.safetensors")]
+        command += [f"{server.url}/v2/models/m", "--ledger", str(tmp_path / "ledger.jsonl"), "--batch", "1"]
+        while True:
+            run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            before = sum(server.delivered.values())
+            while kills < 4 and run.poll() is None:
+                if sum(server.delivered.values()) - before >= 3 + 3 * generator.random():
+                    os.kill(run.pid, signal.SIGKILL)
+                    kills += 1
+                    break
+                time.sleep(0.005)
+            text = run.communicate()[0]
+            if run.returncode != -signal.SIGKILL:
+                break
+        assert kills == 4
+        assert run.returncode == 10, text
+        assert f"{verify(made, target).rate:.4f}" in text
+        # one answer may be on its way when a process dies; all that had arrived are not asked for again
+        assert 33 <= sum(server.delivered.values()) <= 33 + kills

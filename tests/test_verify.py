@@ -1,0 +1,140 @@
+"""metav verify: what it prints, writes and exits with."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+
+import tiny
+from metav.cli import main
+from metav.errors import SuspectError
+from metav.schemes import get
+from metav.verification import verify
+from misbehaving import serving
+
+
+@pytest.fixture(scope="module")
+def made():
+    return get("metav(iterations=60)").construct(tiny.tables(), queries=20, seed=0)
+
+
+@pytest.fixture
+def file(made, tmp_path):
+    made.save(tmp_path / "fp.safetensors")
+    return str(tmp_path / "fp.safetensors")
+
+
+@pytest.mark.parametrize(("derived", "code", "words"), [(True, 10, ": evidence"), (False, 0, ": no evidence")])
+def test_the_verdict_is_printed_and_is_the_exit_code(made, file, derived, code, words, capsys):
+    ensemble = tiny.tables()
+    model = ensemble.positives[0] if derived else ensemble.negatives[0]
+    with serving(model) as server:
+        assert main(["verify", file, f"{server.url}/v2/models/m"]) == code
+        said = capsys.readouterr().out
+        assert words in said
+        assert f"matching rate {verify(made, model).rate:.4f}" in said
+        assert main(["verify", file, f"{server.url}/v2/models/m", "--json"]) == code
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["rate"] == pytest.approx(verify(made, model).rate, abs=1e-5)
+    assert (facts["queries"], facts["fingerprint"]) == (23, made.digest)
+
+
+def test_without_a_suspect_the_ledger_is_judged(file, tmp_path, capsys):
+    ledger = str(tmp_path / "ledger.jsonl")
+    with serving(tiny.tables().target) as server:
+        assert main(["verify", file, f"{server.url}/invocations", "--ledger", ledger]) == 10
+    first = capsys.readouterr().out
+    assert main(["verify", file, "--ledger", ledger]) == 10
+    assert first.split("(")[1].split(" queries")[0] == capsys.readouterr().out.split("(")[1].split(" queries")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "expected a suspect, got none"),
+        (["gone.onnx"], 2, "expected an ONNX file or a URL"),
+        (["http://127.0.0.1:9/v2/models/m", "--attempts", "1"], 1, "a broken connection"),
+        (["a.onnx", "--suspects", "list.csv"], 2, "leave one"),
+        (["--suspects", "gone.csv"], 2, "expected a CSV file for --suspects"),
+        (["--suspects", "gone.csv", "--jobs", "0"], 2, "--jobs of at least 1"),
+        (["http://h/v2/models/m", "--header", "Authorization"], 2, "expected --header NAME=VARIABLE"),
+        (["--ledger", "gone.jsonl"], 1, "name the suspect to ask it"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_and_never_no_evidence(file, arguments, code, words, capsys):
+    assert main(["verify", file, *arguments]) == code
+    said = capsys.readouterr()
+    assert words in " ".join(said.err.split())
+    assert "evidence" not in said.out
+
+
+def test_a_wrong_fingerprint_is_an_error(tmp_path, capsys):
+    (tmp_path / "fp.safetensors").write_bytes(b"no")
+    assert main(["verify", str(tmp_path / "fp.safetensors"), "x.onnx"]) == 1
+    assert "expected a whole safetensors file" in capsys.readouterr().err
+
+
+def test_answers_that_change_are_asked_again_and_said(made):
+    noise = torch.Generator().manual_seed(0)
+
+    def unsteady(size):
+        def model(x):
+            answers = tiny.tables().target(x)
+            return (answers + size * torch.rand(answers.shape, generator=noise)).log().softmax(1)
+
+        return model
+
+    verdict = verify(made, unsteady(0.02), repeat=3)
+    assert verdict.derived
+    assert "answers change: asked 5 times" in verdict.remarks[0]
+    assert verdict.queries == 20 + 3 + 4 * 20
+    assert verify(made, tiny.tables().target, repeat=3).remarks == ()
+
+
+def test_answers_whose_verdict_changes_are_no_verdict(made):
+    ensemble, calls = tiny.tables(), []
+
+    def either(x):
+        calls.append(1)
+        return (ensemble.target if len(calls) % 2 else ensemble.negatives[0])(x)
+
+    with pytest.raises(SuspectError, match="got other ones each time"):
+        verify(made, either, repeat=3)
+
+
+def test_a_list_is_judged_resumed_and_counted(file, tmp_path, capsys):
+    ensemble = tiny.tables()
+    out, names = tmp_path / "verdicts.csv", tmp_path / "list.csv"
+    with serving(ensemble.positives[0]) as stolen, serving(ensemble.negatives[0]) as own:
+        urls = [f"{stolen.url}/v2/models/m", f"{own.url}/v2/models/m", f"{own.url}/invocations"]
+        names.write_text("suspect,note\n" + "\n".join(f"{url},x" for url in urls) + "\ngone.onnx,y\n")
+        command = ["verify", file, "--suspects", str(names), "--out", str(out), "--ledger", str(tmp_path / "books")]
+        assert main([*command, "--jobs", "3"]) == 10
+        said = capsys.readouterr().out
+        assert "4 suspects: 1 evidence of copying, 2 no evidence of copying, 1 could not complete" in said
+        asked = sum(stolen.delivered.values()) + sum(own.delivered.values())
+        assert asked == 3 * 23
+        assert main(command) == 10
+        assert sum(stolen.delivered.values()) + sum(own.delivered.values()) == asked
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert {row["suspect"]: row["verdict"] for row in rows} == {
+        urls[0]: "evidence of copying",
+        urls[1]: "no evidence of copying",
+        urls[2]: "no evidence of copying",
+        str(tmp_path / "gone.onnx"): "could not complete",
+    }
+    assert len(list((tmp_path / "books").glob("*.jsonl"))) == 3
+
+
+def test_a_list_needs_its_column_and_verdicts_their_own_file(file, tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("model\na.onnx\n")
+    assert main(["verify", file, "--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "o.csv")]) == 2
+    assert "with a column suspect" in capsys.readouterr().err
+    (tmp_path / "list.csv").write_text("suspect\na.onnx\n")
+    command = ["verify", file, "--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "list.csv")]
+    assert main(command) == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "list.csv").read_text() == "suspect\na.onnx\n"
