@@ -4,6 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 READY  := $(VENV)/.ready
+SERVERS := .venv-servers
 
 .PHONY: demo test check data clean
 .DELETE_ON_ERROR:
@@ -11,7 +12,7 @@ READY  := $(VENV)/.ready
 demo: $(READY)
 	$(VENV)/bin/metav bench warfarin
 
-test: check data
+test: check data $(SERVERS)/.ready
 	$(VENV)/bin/python -m pytest
 
 check: $(READY)
@@ -36,5 +37,11 @@ $(READY): pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[warfarin,fashion,skin,http,onnx,dev]'
 	touch $@
 
+# Inference servers for the tests, apart: they pin versions of what metav uses too.
+$(SERVERS)/.ready: $(READY)
+	$(PYTHON) -m venv $(SERVERS) || PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --clear $(SERVERS)
+	$(SERVERS)/bin/python -m pip install --quiet 'mlserver==1.7.1' 'mlflow==3.17.*' onnxruntime
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-bootstrap metav-results
+	rm -rf $(VENV) $(VENV)-bootstrap $(SERVERS) metav-results

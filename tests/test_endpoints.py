@@ -13,7 +13,6 @@ from torch import nn
 from werkzeug import Request, Response
 
 import tiny
-from metav import Fingerprint
 from metav.access import Access
 from metav.endpoints import Local, connect
 from metav.endpoints.http import Server, secrets
@@ -26,34 +25,17 @@ from metav.suspects.facade import Rounding, Top
 from metav.verification import verify
 from misbehaving import FAULTS, serving
 
-KINDS = {"tables": tiny.tables, "images": tiny.classifiers, "regression": tiny.regressors, "codes": tiny.generators}
 OWN_API = Access(request='{"instance": {"values": "$query"}, "n": 1}', answer="result.scores")
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def met(request) -> tuple[Fingerprint, list[nn.Module]]:
-    """A fingerprint of each kind of task, with target, a positive and a negative."""
-    ensemble = KINDS[request.param]()
-    made = get("metav(iterations=20)").construct(ensemble, queries=12, seed=0)
-    return made, [ensemble.target, ensemble.positives[0], ensemble.negatives[0]]
-
-
-def exported(model: nn.Module, fingerprint: Fingerprint, path) -> str:
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    torch.onnx.export(
-        model.eval(), (fingerprint.queries[:2],), path, dynamo=True, dynamic_shapes=({0: batch},), verbose=False
-    )
-    return str(path)
-
-
-@pytest.mark.filterwarnings("ignore")  # of torch's exporter, about itself
-def test_a_model_gives_the_same_rate_as_a_module_a_file_and_behind_each_kind_of_server(met, tmp_path):
-    fingerprint, models = met
-    for index, model in enumerate(models):
+@pytest.mark.parametrize("kind", ["tables", "images", "regression", "codes"])
+def test_a_model_gives_the_same_rate_as_a_module_a_file_and_behind_each_kind_of_server(served, kind):
+    fingerprint, models, files = served[kind]
+    for model, file in zip(models, files, strict=True):
         rate = verify(fingerprint, Local(model)).rate
         with serving(model) as server:
             ways = {
-                "ONNX": (exported(model, fingerprint, tmp_path / f"{index}.onnx"), Access()),
+                "ONNX": (str(file), Access()),
                 "v2": (f"{server.url}/v2/models/m", Access()),
                 "v2, one at a time": (f"{server.url}/v2/models/m/versions/1", Access(batch=1)),
                 "MLflow": (f"{server.url}/invocations", Access(batch=5)),
