@@ -5,6 +5,7 @@ The public names; nothing heavy is imported before one of them is used.
 Fingerprint             queries + scorer + spec in one file
 verify, Verdict         ask a suspect, judge it by its answers
 schemes, Ensemble       ways to make a fingerprint
+Task, Part              your own model, and examples
 scenarios, Zoo          the paper's tasks and their suspects
 evaluation              robustness, uniqueness, ARUC, AUC
 testing                 a check for those who write a scheme
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metav import evaluation, scenarios, schemes, testing
     from metav.fingerprint import Fingerprint
+    from metav.scenarios.task import Task
     from metav.schemes import Ensemble
     from metav.spec import Spec
+    from metav.training import Part
     from metav.verification import Verdict, verify
     from metav.zoo import Zoo
 
@@ -28,7 +31,9 @@ __version__ = "0.1.0"
 _WHERE = {
     "Fingerprint": "metav.fingerprint",
     "Ensemble": "metav.schemes",
+    "Part": "metav.training",
     "Spec": "metav.spec",
+    "Task": "metav.scenarios.task",
     "Verdict": "metav.verification",
     "verify": "metav.verification",
     "Zoo": "metav.zoo",
@@ -38,7 +43,9 @@ _MODULES = ("evaluation", "scenarios", "schemes", "testing")
 __all__ = [
     "Ensemble",
     "Fingerprint",
+    "Part",
     "Spec",
+    "Task",
     "Verdict",
     "Zoo",
     "__version__",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 given: list[str] = []  # of this run, for the results
 
-ScenarioName = Annotated[str, Parameter(help="warfarin, skin or fashion.")]
+ScenarioName = Annotated[str, Parameter(help="warfarin, skin, fashion, or your own: package.module:task.")]
 Schemes = Annotated[
     list[str] | None,
     Parameter(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from metav.errors import UsageError
 
 Built = TypeVar("Built")
-POSITIONAL = ("data", "epochs", "ratio", "scope", "bits", "unit", "size", "temperature", "k", "quality")
+POSITIONAL = ("architecture", "data", "epochs", "ratio", "scope", "bits", "unit", "size", "temperature", "k", "quality")
 _CALL = re.compile(r"(?P<name>[A-Za-z][\w.-]*)(?:\((?P<args>[^()]*)\))?")
 
 

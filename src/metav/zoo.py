@@ -25,7 +25,7 @@ from metav.scenarios import Scenario
 from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors, write_atomic
 from metav.suspects import Draft, Lineage
 from metav.suspects.facade import Change
-from metav.suspects.independent import Independent
+from metav.suspects.independent import Independent, Ready
 
 SNAPSHOTS = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85)  # of a training: where LiteGuard takes them from
 FORMAT = 2  # of the files, and of how models are trained: another number is another zoo
@@ -358,7 +358,7 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
 
 
 def _draft(zoo: Zoo, lineage: Lineage, together: str) -> Draft:
-    if isinstance(lineage.step, Independent):
+    if isinstance(lineage.step, Independent | Ready):
         draft = lineage.step.draft(None, zoo.scenario.fresh)
     else:
         assert lineage.parent is not None  # noqa: S101 (only a new model has no parent)

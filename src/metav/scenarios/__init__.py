@@ -1,4 +1,4 @@
-"""The paper's scenarios.
+"""The paper's scenarios, and those that users write themselves.
 
 warfarin  regression on 31 features (IWPC)
 skin      classification of images of skin lesions (DermaMNIST)
@@ -8,12 +8,16 @@ fashion   generation of images of garments (FashionMNIST)
 from __future__ import annotations
 
 import copyreg
+import sys
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from metav.errors import unknown
+from metav.errors import UsageError, unknown
 from metav.scenarios import fashion, skin, warfarin
 from metav.scenarios.base import PROFILES, Profile, Scenario, Suspect
+from metav.scenarios.task import Task
 
 SCENARIOS: dict[str, Callable[[Profile], Scenario]] = {
     "fashion": fashion.load,
@@ -27,24 +31,45 @@ _loaded: dict[tuple[str, str], Scenario] = {}
 def load(name: str, profile: str = "cpu") -> Scenario:
     """Return a scenario by its name, at one of the `PROFILES`; a process reads its data once.
 
+    A name with a colon is that of a `Task`, `package.module:task`, also of a function that returns one; modules in the
+    working folder are found too.
+
     Raises
     ------
     UsageError
-        There is no such scenario or profile.
+        There is no such scenario, task or profile.
     """
-    if name not in SCENARIOS:
+    if name not in SCENARIOS and ":" not in name:
         raise unknown("scenario", name, SCENARIOS)
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
     if (name, profile) not in _loaded:
-        _loaded[name, profile] = SCENARIOS[name](profile)
+        _loaded[name, profile] = (SCENARIOS.get(name) or _task(name).scenario)(_profile(profile))
     return _loaded[name, profile]
+
+
+def _profile(name: str) -> Profile:
+    return next(each for each in PROFILES if each == name)
+
+
+def _task(path: str) -> Task:
+    module, _, name = path.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"expected package.module:task, got {path!r} ({error}): check both names.") from error
+    made = found if isinstance(found, Task) or not callable(found) else found()
+    if not isinstance(made, Task):
+        raise UsageError(f"expected a metav.Task at {path!r}, got {type(made).__name__}: see metav.Task.")
+    return made
 
 
 def _reduce(scenario: Scenario) -> Any:
     """Send a scenario to another process by its name, not with its data, where `load` would return the same there."""
-    key = (scenario.name, scenario.profile)
-    return (load, key) if _loaded.get(key) is scenario else scenario.__reduce_ex__(4)
+    key = next((key for key, known in _loaded.items() if known is scenario), None)
+    return (load, key) if key else scenario.__reduce_ex__(4)
 
 
 copyreg.pickle(Scenario, _reduce)

@@ -1,4 +1,4 @@
-"""Independent training: a model from scratch. The target itself is made so, and so is every negative suspect."""
+"""Models without a parent: trained from scratch, as targets and negative suspects are, or ready when they came."""
 
 from __future__ import annotations
 
@@ -20,3 +20,17 @@ class Independent(Training):
         """Return the new model; there is no parent."""
         model = fresh(self.architecture, self.seed)
         return Draft(model=model, training=self, trainable=all_names(model))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A model that came trained: a user's own, or one that is known to be independent. As a lineage: `ready(target)`.
+
+    `architecture` is the name under which the scenario has it, weights and all.
+    """
+
+    architecture: str
+
+    def draft(self, parent: None, fresh: Fresh) -> Draft:
+        """Return the model; there is no parent, and nothing to train."""
+        return Draft(model=fresh(self.architecture, 0))

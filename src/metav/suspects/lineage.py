@@ -21,13 +21,14 @@ from metav.suspects.facade import (
     Top,
 )
 from metav.suspects.finetuning import FineTuning, Retraining
-from metav.suspects.independent import Independent
+from metav.suspects.independent import Independent, Ready
 from metav.suspects.perturbation import Quantisation, WeightNoise
 from metav.suspects.pruning import FilterPruning, WeightPruning
 from metav.text import build, call, render
 
 AnyStep = (
     Independent
+    | Ready
     | Distillation
     | FineTuning
     | Retraining
@@ -148,8 +149,9 @@ def parse(text: str, target: str) -> Lineage:
     Parameters
     ----------
     text
-        Links joined by `>`. The first is `target` or the training of a model from scratch,
-        `ARCHITECTURE(data,EPOCHSep,lr=,batch=,seed=)`; the others are among `STEPS`.
+        Links joined by `>`. The first is `target`, or the training of a model from scratch,
+        `ARCHITECTURE(data,EPOCHSep,lr=,batch=,seed=)`, or `ready(NAME)` for one that came trained; the others are
+        among `STEPS`.
     target
         The lineage that the word `target` stands for.
 
@@ -175,8 +177,8 @@ def _steps(text: str, target: str) -> list[tuple[str, AnyStep]]:
     found: list[tuple[str, AnyStep]] = []
     for word in words:
         name, args = call(word)
-        kind: type[AnyStep] = Independent
-        fixed: dict[str, Any] = {"architecture": name}
+        kind: type[AnyStep] = Ready if name == "ready" else Independent
+        fixed: dict[str, Any] = {} if name == "ready" else {"architecture": name}
         if found:
             if name not in STEPS:
                 raise unknown("way to derive a suspect", name, STEPS)

@@ -1,0 +1,285 @@
+"""Your own model as a scenario: what you have of it, and the stolen and independent models that are made from that."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metav import training
+from metav.errors import UsageError
+from metav.scenarios.base import Merit, Profile, Scenario, Suspect, thin
+from metav.spec import Model, Spec
+from metav.suspects import Draft
+from metav.suspects.base import layers
+from metav.training import Objective, Part, anneal, class_error, soften, squared_error
+
+SAME = "same"  # the target's architecture, from scratch
+TEMPERATURE, SOFT = 4.0, 0.9  # of students of classifiers (Hinton et al., 2015)
+WP_RATIOS, FP_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.125, 0.25, 0.375, 0.5)
+AT_ONCE = 256
+METHOD = "Adam, slanted learning rate; classifiers: cross-entropy, students with temperature; others: squared error"
+
+
+class Classifier(nn.Module):
+    """A user's classifier as metav sees it: answers with probabilities, trained on logits."""
+
+    def __init__(self, net: nn.Module, *, gives_logits: bool) -> None:
+        super().__init__()
+        self.net, self.gives_logits = net, gives_logits
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (n, classes), or logarithms of probabilities, which are logits too."""
+        given: Tensor = self.net(x)
+        return given if self.gives_logits else given.clamp(min=1e-12).log()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Probabilities (n, classes)."""
+        return torch.softmax(self.logits(x), -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Your model, the data it was made with, and how much of each kind of suspect is made around it.
+
+    `metav zoo build package.module:task`, `metav fingerprint package.module:task` and `metav bench package.module:task`
+    take it as they take the paper's scenarios.
+
+    Attributes
+    ----------
+    name
+        A word; its zoo is kept under it.
+    target
+        Your trained model.
+    spec
+        Its interface. What the box [low, high] is to your inputs is up to you; queries stay in it.
+    own, public, test
+        Examples: those you trained on, those an attacker might have (disjoint from yours), and held-out ones. `x` is
+        (n, *input_shape), float32; `y` is (n,) classes, or (n, *output_shape).
+    architectures
+        Constructors of untrained modules by name, for students and independent models. The target's own architecture
+        with new weights is among them as `same`, where all its layers have `reset_parameters`.
+    logits
+        Whether your classifiers answer with logits; False if with probabilities.
+    epochs, lr, batch
+        Training from scratch, and of students: Adam with a slanted learning rate.
+    tuning, tuning_lr
+        Epochs and rate of fine-tuning and retraining.
+    students, independents
+        How many of each architecture.
+    negatives
+        Models that you know to be independent, by name: of other people, of torchvision or timm.
+    fit
+        Trains drafts in place, as `metav.training.fit`, where the default is not for you: for generators always, which
+        are trained against others as in `metav.adversarial`.
+    quality
+        (model, target, test part) -> named figures, where the default is not for you: accuracy of a classifier,
+        otherwise the mean absolute error, each with the agreement with the target.
+    merit
+        Which of these figures counts.
+
+    Raises
+    ------
+    UsageError
+        The parts do not fit together; one sentence says which and how.
+    """
+
+    name: str
+    target: nn.Module
+    spec: Spec
+    own: Part
+    public: Part
+    test: Part
+    architectures: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    logits: bool = True
+    epochs: int = 20
+    lr: float = 0.001
+    batch: int = 32
+    tuning: int = 3
+    tuning_lr: float = 0.0003
+    students: int = 2
+    independents: int = 8
+    negatives: Mapping[str, nn.Module] = field(default_factory=dict)
+    fit: Callable[[Sequence[Draft], Mapping[str, Part]], None] | None = None
+    quality: Callable[[Model, Model, Part], dict[str, float]] | None = None
+    merit: Merit | None = None
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.architectures, *self.negatives):
+            if re.fullmatch(r"[A-Za-z][\w-]*", name) is None or name in ("target", "ready", SAME):
+                raise UsageError(
+                    f"expected a word for the name of a task, an architecture or a model, got {name!r}: begin with a "
+                    f"letter, and leave target, ready and {SAME} to metav."
+                )
+        for name, part in (("own", self.own), ("public", self.public), ("test", self.test)):
+            _check_part(name, part, self.spec)
+        if self.spec.output == "images" and self.fit is None:
+            raise UsageError("expected a function fit for a task of images, got none: see metav.adversarial.fit.")
+        if (self.quality is None) != (self.merit is None):
+            raise UsageError("expected quality and merit, or neither, got one of them: merit is one of its figures.")
+        _check_answers(self._wrapped(self.target), self.test.x[:2], self.spec)
+
+    def scenario(self, profile: Profile = "cpu") -> Scenario:
+        """The task with all its suspects; for the profile `smoke` one epoch and few of each."""
+        smoke, classes = profile == "smoke", self.spec.output == "probabilities"
+        suspects = tuple(self._suspects(smoke))
+        objective = Objective(
+            loss=class_error if classes else squared_error,
+            imitation=partial(soften, TEMPERATURE, SOFT) if classes else partial(anneal, squared_error),
+            outputs=_logits if classes else training.direct,
+            decay=True,
+            labelled=partial(torch.argmax, dim=-1) if classes else torch.clone,
+        )
+        ready = {"target": self.target, **self.negatives}
+        anew = {SAME: self._anew} if _resettable(self.target) else {}
+        return Scenario(
+            name=self.name,
+            profile=profile,
+            spec=self.spec,
+            parts={"own": self.own, "public": self.public, "test": self.test},
+            architectures={
+                **{name: partial(self._made, make) for name, make in self.architectures.items()},
+                **{name: partial(deepcopy, self._wrapped(model)) for name, model in ready.items()},
+                **anew,
+            },
+            target="ready(target)",
+            suspects=thin(suspects, 2) if smoke else suspects,
+            fit=self.fit or partial(training.fit, objective=objective),
+            quality=self.quality or (_accuracy if classes else _error),
+            merit=self.merit or (Merit(name="accuracy", more=True) if classes else Merit(name="mae", more=False)),
+            method=f"{METHOD if self.fit is None else 'the task its own'}; ready models {_digest(ready)}",
+            data=f"the task {self.name}",
+            group=16 if self.fit is None else 1,
+        )
+
+    def _suspects(self, smoke: bool) -> Iterator[Suspect]:
+        """As Table 3 of the paper, as far as this task has what it takes."""
+        tuned = f"public,{1 if smoke else self.tuning}ep,lr={self.tuning_lr},batch={self.batch}"
+        study = f"{1 if smoke else self.epochs}ep,lr={self.lr},batch={self.batch}"
+        for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
+            for seed in (1, 2):
+                yield Suspect(lineage=f"target>{row.lower()}({tuned},seed={seed})", family=row, positive=True)
+        for ratio in WP_RATIOS:
+            for pruned in (f"target>wp({ratio})", f"target>wp({ratio},global)"):
+                yield Suspect(lineage=pruned, family="WP", positive=True)
+        for ratio in FP_RATIOS if _convolves(self.target) else ():
+            pruned = f"target>fp({ratio})"
+            yield Suspect(lineage=pruned, family="FP", positive=True)
+            yield Suspect(lineage=f"{pruned}>ftal({tuned},seed=1)", family="FP", positive=True)
+        architectures = [*([SAME] if _resettable(self.target) else []), *self.architectures]
+        for name in architectures:
+            for seed in range(1, self.students + 1):
+                link = f"distill(public,{study},seed={seed},student={name})"
+                yield Suspect(lineage=f"target>{link}", family=f"Distillation {name}", positive=True)
+        for name in architectures:
+            for index in range(self.independents):
+                lineage = f"{name}({('own', 'public')[index % 2]},{study},seed={100 + index})"
+                yield Suspect(lineage=lineage, family=f"Independent {name}", positive=False)
+        for name in self.negatives:
+            yield Suspect(lineage=f"ready({name})", family="Ready", positive=False)
+
+    def _wrapped(self, model: nn.Module) -> nn.Module:
+        return Classifier(model, gives_logits=self.logits) if self.spec.output == "probabilities" else model
+
+    def _made(self, make: Callable[[], nn.Module]) -> nn.Module:
+        return self._wrapped(make())
+
+    def _anew(self) -> nn.Module:
+        """The target's architecture with new weights."""
+        model = self._wrapped(deepcopy(self.target)).requires_grad_(True)
+        for module in _with_weights(model):
+            module.reset_parameters()
+        return model
+
+
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(model, Classifier)  # noqa: S101 (for the type checker: all of a task's classifiers are)
+    return model.logits(x)
+
+
+def _with_weights(model: nn.Module) -> Iterator[Any]:
+    """Modules that own parameters or statistics of their own."""
+    return (m for m in model.modules() if [*m.parameters(recurse=False), *m.buffers(recurse=False)])
+
+
+def _resettable(model: nn.Module) -> bool:
+    return all(hasattr(module, "reset_parameters") for module in _with_weights(model))
+
+
+def _convolves(model: nn.Module) -> bool:
+    return any(isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) for _, layer in layers(model))
+
+
+def _digest(models: Mapping[str, nn.Module]) -> str:
+    sha = hashlib.sha256()
+    for name, model in sorted(models.items()):
+        for key, tensor in sorted(model.state_dict().items()):
+            sha.update(f"{name} {key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()[:16]
+
+
+def _answers(model: Model, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(inputs) for inputs in x.split(AT_ONCE)])
+
+
+def _accuracy(model: Model, target: Model, test: Part) -> dict[str, float]:
+    """Accuracy, and the share of test examples to which model and target give the same class."""
+    classes, reference = _answers(model, test.x).argmax(1), _answers(target, test.x).argmax(1)
+    return {
+        "accuracy": (classes == test.y).float().mean().item(),
+        "agreement": (classes == reference).float().mean().item(),
+    }
+
+
+def _error(model: Model, target: Model, test: Part) -> dict[str, float]:
+    """Mean absolute error, and the share of answers within a tenth of the spread of the target's from them."""
+    answers, reference = _answers(model, test.x), _answers(target, test.x)
+    near = (answers - reference).abs() <= 0.1 * reference.std()
+    return {"mae": (answers - test.y).abs().mean().item(), "agreement": near.float().mean().item()}
+
+
+def _check_part(name: str, part: Part, spec: Spec) -> None:
+    shape = tuple(part.x.shape)
+    if len(shape) < 1 or shape[0] < 2 or shape[1:] != spec.input_shape or part.x.dtype != torch.float32:
+        raise UsageError(
+            f"expected float32 inputs of shape (n, {', '.join(map(str, spec.input_shape))}) in the part {name}, got "
+            f"{part.x.dtype} of shape {shape}: check spec.input_shape, and the order of the axes."
+        )
+    if not (torch.isfinite(part.x).all() and spec.low - 1e-6 <= part.x.min() and part.x.max() <= spec.high + 1e-6):
+        raise UsageError(
+            f"expected inputs in [{spec.low:g}, {spec.high:g}] in the part {name}, got values in [{part.x.min():g}, "
+            f"{part.x.max():g}]: scale them, or give the box that they have in spec."
+        )
+    wanted = (shape[0],) if spec.output == "probabilities" else (shape[0], *spec.output_shape)
+    if tuple(part.y.shape) != wanted:
+        raise UsageError(f"expected y of shape {wanted} in the part {name}, got {tuple(part.y.shape)}: reshape it.")
+    if spec.output == "probabilities":
+        classes = spec.output_shape[0]
+        if part.y.dtype != torch.int64 or part.y.min() < 0 or part.y.max() >= classes:
+            raise UsageError(
+                f"expected int64 classes from 0 to {classes - 1} in the part {name}, got {part.y.dtype} from "
+                f"{part.y.min()} to {part.y.max()}: number them from 0."
+            )
+
+
+def _check_answers(model: nn.Module, x: Tensor, spec: Spec) -> None:
+    """Refuse a target that does not answer as its spec says."""
+    was = model.training
+    with torch.no_grad():
+        answers = model.eval()(x)
+    model.train(was)
+    expected = (len(x), *spec.output_shape)
+    if tuple(answers.shape) != expected or not torch.isfinite(answers).all():
+        raise UsageError(
+            f"expected finite answers of shape {expected} from the target, got shape {tuple(answers.shape)}: check "
+            "spec.output_shape and the model."
+        )

@@ -1,0 +1,154 @@
+"""A user's own model: from a module of theirs to a zoo, a fingerprint and a verdict; and what does not fit together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from metav import Fingerprint, Part, Spec, Task, scenarios, verify
+from metav.errors import UsageError
+from metav.zoo import Zoo
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SPEC = Spec(input_shape=(3,), output_shape=(2,), low=-1.0, high=1.0, output="probabilities")
+
+
+def part(rows: int = 40, seed: int = 0, *, doses: bool = False) -> Part:
+    x = 2 * torch.rand(rows, 3, generator=torch.Generator().manual_seed(seed)) - 1
+    return Part(x=x, y=x[:, :2].contiguous() if doses else (x[:, 0] > 0).long())
+
+
+def network(hidden: int = 8) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+
+
+def task(**changes) -> Task:
+    torch.manual_seed(0)
+    parts = {"own": part(), "public": part(seed=1), "test": part(seed=2)}
+    return Task(**{"name": "mine", "target": network(), "spec": SPEC, "epochs": 2, **parts, **changes})
+
+
+@pytest.fixture
+def command(tmp_path):
+    """metav, run in the examples' folder as a user does."""
+
+    def run(*arguments: str, code: int = 0) -> str:
+        environment = {**os.environ, "METAV_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "metav.cli", *arguments],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": str(EXAMPLES)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+def test_the_example_of_a_table_goes_from_a_module_to_a_verdict(command, tmp_path):
+    command("zoo", "build", "tumours:task")
+    assert "target>distill(public,60ep" in command("zoo", "list", "tumours:task")
+    command("fingerprint", "tumours:task", "--out", "tumours.safetensors")
+    subprocess.run([sys.executable, EXAMPLES / "tumours.py"], cwd=tmp_path, check=True, capture_output=True)
+    assert ": evidence of copying" in command("verify", "tumours.safetensors", "suspect.onnx", code=10)
+    made = Fingerprint.load(tmp_path / "tumours.safetensors")
+    assert made.provenance["scenario"] == "tumours"
+    assert made.reference is not None
+
+
+def test_the_example_of_a_torchvision_model_is_built_and_benched(command, tmp_path):
+    command("zoo", "build", "digits:task", "--profile", "smoke")
+    command("fingerprint", "digits:task", "--profile", "smoke", "--queries", "5", "--out", "digits.safetensors")
+    assert len(Fingerprint.load(tmp_path / "digits.safetensors").queries) == 5
+
+
+def test_the_target_of_the_zoo_is_the_model_given_and_others_of_its_kind_are_not(tmp_path):
+    mine = task()
+    zoo = Zoo(mine.scenario("smoke"), tmp_path / "zoo")
+    zoo.build(jobs=1)
+    x = mine.test.x
+    assert torch.equal(zoo.load("target")(x), torch.softmax(mine.target(x), 1))
+    assert verify(replace_queries(zoo), zoo.load("target")).queries == 4
+    independents = [s.lineage for s in zoo.scenario.suspects if not s.positive]
+    assert len(independents) == 2 * len({s.family for s in zoo.scenario.suspects if not s.positive})
+    for lineage in independents:
+        assert not torch.allclose(zoo.load(lineage)(x), zoo.load("target")(x), atol=0.05)
+
+
+def replace_queries(zoo: Zoo) -> Fingerprint:
+    from metav import benchmark
+
+    return benchmark.construct(zoo, "metav(iterations=5)", zoo.scenario.suspects, queries=4, seed=0)
+
+
+def test_models_that_answer_with_probabilities_and_ready_negatives_are_taken(tmp_path):
+    with_softmax = nn.Sequential(network(), nn.Softmax(1))
+    stranger = nn.Sequential(network(5), nn.Softmax(1))
+    mine = task(target=with_softmax, logits=False, negatives={"stranger": stranger})
+    zoo = Zoo(mine.scenario("smoke"), tmp_path / "zoo")
+    zoo.build(jobs=1)
+    x = mine.test.x
+    torch.testing.assert_close(zoo.load("target")(x), with_softmax(x))
+    torch.testing.assert_close(zoo.load("ready(stranger)")(x), stranger(x))
+
+
+def test_a_regression_is_trained_on_its_values(tmp_path):
+    doses = {name: part(seed=seed, doses=True) for seed, name in enumerate(("own", "public", "test"))}
+    mine = task(spec=replace(SPEC, output="regression"), **doses, epochs=200, lr=0.01, tuning=1)
+    scenario = mine.scenario()
+    lineage = next(s.lineage for s in scenario.suspects if not s.positive)
+    draft = scenario.lineage(lineage).step.draft(None, scenario.fresh)
+    before = scenario.quality(draft.model, mine.target, mine.test)["mae"]
+    scenario.fit([draft], scenario.parts)
+    assert scenario.quality(draft.model, mine.target, mine.test)["mae"] < 0.2 * before
+
+
+def test_another_target_is_another_zoo():
+    assert task().scenario().settings() == task().scenario().settings()
+    torch.manual_seed(1)
+    assert task(target=network()).scenario().settings() != task().scenario().settings()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "my model"}, "expected a word for the name of a task"),
+        ({"architectures": {"same": network}}, "leave target, ready and same"),
+        ({"own": part(1)}, r"inputs of shape \(n, 3\) in the part own, got torch.float32 of shape \(1, 3\)"),
+        ({"test": Part(x=part().x.double(), y=part().y)}, "in the part test, got torch.float64"),
+        ({"public": Part(x=128 * part().x, y=part().y)}, r"inputs in \[-1, 1\] in the part public, got values in"),
+        ({"own": Part(x=part().x, y=part().y.float())}, "int64 classes from 0 to 1 in the part own, got torch.float32"),
+        ({"own": Part(x=part().x, y=part().y + 1)}, "got torch.int64 from 1 to 2: number them from 0"),
+        ({"own": Part(x=part().x, y=part().y[:, None])}, r"y of shape \(40,\) in the part own, got \(40, 1\)"),
+        ({"target": nn.Linear(3, 5)}, r"answers of shape \(2, 2\) from the target, got shape \(2, 5\)"),
+        ({"spec": replace(SPEC, output="images")}, "expected y of shape|function fit"),
+        ({"quality": lambda *_: {}}, "expected quality and merit"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(changes, words):
+    with pytest.raises(UsageError, match=words):
+        task(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere:task", "expected package.module:task, got 'nowhere:task' .No module named 'nowhere'"),
+        ("tumours:nothing", "has no attribute 'nothing'"),
+        ("tumours:FEATURES", "expected a metav.Task at 'tumours:FEATURES', got int"),
+        ("tumour", "expected a scenario among"),
+    ],
+)
+def test_a_task_that_is_not_there_is_wrong_usage(name, words, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    with pytest.raises(UsageError, match=words):
+        scenarios.load(name)
