@@ -1,10 +1,12 @@
 """A model of one's own, of a table: is a tumour malignant? scikit-learn's breast cancer data, 30 measurements each.
 
-    metav zoo build tumours:task
     metav fingerprint tumours:task --out tumours.safetensors
-    metav verify tumours.safetensors suspect.onnx
+    python tumours.py
+    metav verify tumours.safetensors stolen.onnx
+    metav verify tumours.safetensors stranger.onnx
 
-Run in this folder. `python tumours.py` writes suspect.onnx, a copy of the target with half of its weights gone.
+Run in this folder. `python tumours.py` writes two suspects: stolen.onnx, a copy of the target with half of its weights
+gone, and stranger.onnx, which somebody else trained on other patients.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ def data() -> dict[str, Part]:
     }
 
 
-def trained(x: Tensor, y: Tensor) -> nn.Module:
+def trained(x: Tensor, y: Tensor, seed: int = 0) -> nn.Module:
     """The target: here trained in a second; yours is loaded from where you keep it."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = network(64)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.003)
     for _ in range(200):
@@ -60,12 +62,17 @@ def task() -> Task:
     )
 
 
+def export(model: nn.Module, path: str, x: Tensor) -> None:
+    """Write a classifier as ONNX, answering with probabilities, for batches of any size."""
+    sizes = ({0: torch.export.Dim("batch", min=1)},)
+    torch.onnx.export(nn.Sequential(model, nn.Softmax(1)).eval(), (x[:2],), path, dynamo=True, dynamic_shapes=sizes)
+
+
 if __name__ == "__main__":
     parts = data()
     stolen = trained(parts["own"].x, parts["own"].y)
     with torch.no_grad():
         weight = stolen[0].weight
         weight[weight.abs() < weight.abs().median()] = 0
-    batch = torch.export.Dim("batch", min=1)
-    shown = nn.Sequential(stolen, nn.Softmax(1))
-    torch.onnx.export(shown, (parts["test"].x[:2],), "suspect.onnx", dynamo=True, dynamic_shapes=({0: batch},))
+    export(stolen, "stolen.onnx", parts["test"].x)
+    export(trained(parts["public"].x, parts["public"].y, seed=1), "stranger.onnx", parts["test"].x)

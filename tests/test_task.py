@@ -59,7 +59,8 @@ def test_the_example_of_a_table_goes_from_a_module_to_a_verdict(command, tmp_pat
     assert "target>distill(public,60ep" in command("zoo", "list", "tumours:task")
     command("fingerprint", "tumours:task", "--out", "tumours.safetensors")
     subprocess.run([sys.executable, EXAMPLES / "tumours.py"], cwd=tmp_path, check=True, capture_output=True)
-    assert ": evidence of copying" in command("verify", "tumours.safetensors", "suspect.onnx", code=10)
+    assert ": evidence of copying" in command("verify", "tumours.safetensors", "stolen.onnx", code=10)
+    assert ": no evidence of copying" in command("verify", "tumours.safetensors", "stranger.onnx")
     made = Fingerprint.load(tmp_path / "tumours.safetensors")
     assert made.provenance["scenario"] == "tumours"
     assert made.reference is not None
