@@ -175,7 +175,7 @@ def test_positives_with_answers_that_are_not_finite(name):
 def test_a_suspect_with_answers_that_are_not_finite(name):
     ensemble = tiny.classifiers()
     made = schemes.get(SHORT[name]).construct(ensemble, queries=5, seed=0)
-    with pytest.raises(SuspectError, match=r"^expected finite outputs of a usual size, got NaN"):
+    with pytest.raises(SuspectError, match=r"^expected finite answers, got NaN"):
         verify(made, Spoilt(ensemble.target))
 
 
