@@ -29,6 +29,7 @@ class Misbehaving(ThreadingHTTPServer):
         self.delivered: Counter[tuple[float, ...]] = Counter()
         self.seen_headers: list[dict[str, str]] = []
         self.met: Counter[str] = Counter()
+        self.paths: list[str] = []
         self.lock = threading.Lock()
 
     @property
@@ -50,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with self.server.lock:
             self.server.seen_headers.append({name.lower(): value for name, value in self.headers.items()})
+            self.server.paths.append(self.path)
             fault = next(self.server.faults, "")
             if fault:
                 self.server.met[fault] += 1
@@ -72,10 +74,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[: len(content) // 2] if fault == "half" else b"")
             self.close_connection = True
             return self.connection.close()
-        self._send(200, content)
         with self.server.lock:
             self.server.delivered.update(tuple(row.flatten().tolist()) for row in queries)
-        return None
+        return self._send(200, content)
 
     def _queries(self, body) -> torch.Tensor:
         if "inputs" in body and isinstance(body["inputs"][0], dict):

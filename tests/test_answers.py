@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -112,6 +114,17 @@ def test_another_order_of_classes_is_noticed_and_the_right_one_told(order):
         understand(given, tiny.TABLES, 40, reference=TRUE)
     assert "order of classes" in str(caught.value)
     assert (understand(given[:, list(order)], tiny.TABLES, 40, reference=TRUE)[0] == TRUE).all()
+
+
+def test_of_two_classes_the_opposite_answers_are_no_other_order():
+    spec = replace(tiny.TABLES, output_shape=(2,))
+    target = TRUE[:, :2] / TRUE[:, :2].sum(1, keepdim=True)
+    assert (understand(target.flip(1), spec, 40, reference=target)[0] == target.flip(1)).all()
+
+
+def test_images_a_little_beyond_1_are_not_taken_for_bytes():
+    with pytest.raises(SuspectError, match="expected images in"):
+        understand(1.05 * IMAGES.clamp(0.5) / IMAGES.max(), tiny.CODES, 4)
 
 
 def test_independent_models_are_not_taken_for_the_target_in_another_order():

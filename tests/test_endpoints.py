@@ -17,8 +17,10 @@ from metav.access import Access
 from metav.endpoints import Local, connect
 from metav.endpoints.http import Server, secrets
 from metav.endpoints.inference_v2 import InferenceV2
+from metav.endpoints.json_api import JsonApi
 from metav.endpoints.ledger import Ledger, Recorded
-from metav.endpoints.wrappers import Batched, Changed, Paced, Retried
+from metav.endpoints.retried import Retried
+from metav.endpoints.wrappers import Batched, Changed, Paced
 from metav.errors import EndpointError, UsageError
 from metav.schemes import get
 from metav.suspects.facade import Rounding, Top
@@ -210,6 +212,60 @@ def test_what_is_not_passing_is_not_asked_again_and_a_server_s_wish_is_granted()
     assert calls[1] - calls[0] >= 0.05
 
 
+def test_answers_over_http_may_be_nan_and_are_no_wrong_address(tmp_path):
+    with serving(lambda x: torch.full((len(x), 3), torch.nan)) as server:
+        for path, access in (("v2/models/m", Access()), ("invocations", Access()), ("score", OWN_API)):
+            with closing(connect(f"{server.url}/{path}", tiny.TABLES, access)) as endpoint:
+                assert endpoint.query(torch.rand(2, 6)).isnan().all()
+
+
+def test_a_url_may_have_a_query_which_is_shown_nowhere():
+    with serving(tiny.tables().target) as server:
+        with closing(connect(f"{server.url}/v2/models/m?key=s3cr3t", tiny.TABLES)) as endpoint:
+            assert endpoint.query(torch.rand(2, 6)).shape == (2, 3)
+            assert "s3cr3t" not in repr(endpoint.about)
+        assert server.paths[-1] == "/v2/models/m/infer?key=s3cr3t"
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ({"predictions": 0.3}, r"expected 2 answers from .*, got an answer of shape \(\)"),
+        ({"predictions": [[1, 2], [3]]}, "expected numbers at 'predictions'"),
+        ({"predictions": ["a", "b"]}, "expected numbers at 'predictions'"),
+        ({"error": "key s3cr3t-value"}, r"got .*\[secret\].*set --answer"),
+        ({"predictions": [{"a": 1, "b": 2}, {"a": 1, "c": 2}]}, "expected numbers at 'predictions'"),
+    ],
+)
+def test_json_that_holds_no_answers_is_said(httpserver, answers, words, monkeypatch):
+    monkeypatch.setenv("THE_KEY", "Bearer s3cr3t-value\n")
+    httpserver.expect_request("/invocations").respond_with_json(answers)
+    access = Access(header=("Authorization=THE_KEY",))
+    with (
+        closing(connect(httpserver.url_for("/invocations"), tiny.TABLES, access)) as endpoint,
+        pytest.raises(EndpointError, match=words),
+    ):
+        endpoint.query(torch.rand(2, 6))
+
+
+def test_rows_of_named_values_are_put_into_one_order(httpserver):
+    rows = [{"a": 0.9, "b": 0.1}, {"b": 0.8, "a": 0.2}]
+    httpserver.expect_request("/invocations").respond_with_json({"predictions": rows})
+    with closing(connect(httpserver.url_for("/invocations"), tiny.TABLES)) as endpoint:
+        assert endpoint.query(torch.rand(2, 6)).tolist() == [[0.9, 0.1], [0.2, 0.8]]
+
+
+def test_a_server_that_wants_to_be_left_alone_for_long_is(httpserver):
+    busy = Response("busy", 429, {"retry-after": "86400"})
+    httpserver.expect_request("/invocations").respond_with_response(busy)
+    with (
+        closing(connect(httpserver.url_for("/invocations"), tiny.TABLES)) as endpoint,
+        pytest.raises(EndpointError, match="to be asked again after 86400 s"),
+    ):
+        endpoint.query(torch.rand(2, 6))
+    assert len(httpserver.log) == 1
+
+
 def test_after_a_thousand_faults_no_answer_is_lost_none_asked_for_twice_and_the_verdict_is_the_same(tmp_path):
     ensemble = tiny.tables()
     made = get("metav(iterations=20)").construct(ensemble, queries=100, seed=0)
@@ -218,9 +274,10 @@ def test_after_a_thousand_faults_no_answer_is_lost_none_asked_for_twice_and_the_
         generator = random.Random(seed)
         fault = iter(lambda generator=generator: generator.choice(FAULTS) if generator.random() < 0.7 else "", None)
         with serving(model, fault) as server:
-            url = f"{server.url}/v2/models/m"
-            patient = Retried(InferenceV2(Server(url)), attempts=99, first=1e-4, longest=1e-3)
-            book = Ledger(tmp_path / f"{seed}.jsonl", made.digest, url)
+            v2 = InferenceV2(Server(f"{server.url}/v2/models/m"))
+            own = JsonApi(Server(f"{server.url}/score"), OWN_API.request, OWN_API.answer)
+            patient = Retried(own if seed % 2 else v2, attempts=99, first=1e-4, longest=1e-3)
+            book = Ledger(tmp_path / f"{seed}.jsonl", made.digest, server.url)
             verdict = verify(made, Recorded(patient, book, 1), repeat=3)
             book.close()
             patient.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import time
 
-import orjson
 import pytest
 import torch
 
@@ -65,9 +65,9 @@ def test_a_run_goes_on_where_another_was(made, kept):
 
 
 def _edited(lines):
-    row = orjson.loads(lines[5])
+    row = json.loads(lines[5])
     row["answer"] = [0.0, 0.0, 1.0]
-    return [*lines[:5], orjson.dumps(row) + b"\n", *lines[6:]]
+    return [*lines[:5], json.dumps(row).encode() + b"\n", *lines[6:]]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,35 @@ def test_a_ledger_belongs_to_one_fingerprint_one_suspect_and_one_process_at_a_ti
     held.close()
     with pytest.raises(StorageError, match="name the suspect"):
         Ledger(tmp_path / "none.jsonl", made.digest)
+
+
+def test_a_ledger_keeps_answers_as_they_came_so_that_a_better_reading_needs_no_new_ones(made, tmp_path):
+    def turned(x):
+        return tiny.tables().target(x)[:, [2, 0, 1]]
+
+    with serving(turned) as server:
+        url = f"{server.url}/v2/models/m"
+        wrong = judge(made, url, Access(), tmp_path / "ledger.jsonl").rate
+        asked = sum(server.delivered.values())
+        right = judge(made, url, Access(classes=(1, 2, 0)), tmp_path / "ledger.jsonl").rate
+        assert sum(server.delivered.values()) == asked
+        for other in (f"{url}?model=b", f"{server.url}/invocations"):
+            with pytest.raises(SettingsError):
+                judge(made, other, Access(), tmp_path / "ledger.jsonl")
+        with pytest.raises(SettingsError, match="expected answers to the same requests"):
+            judge(made, url, Access(box=(0, 1)), tmp_path / "ledger.jsonl")
+    assert right == pytest.approx(verify(made, tiny.tables().target).rate, abs=1e-5)
+    assert right != pytest.approx(wrong, abs=1e-5)
+
+
+def test_single_queries_are_each_on_disk_before_the_next(made, tmp_path):
+    one = Access(request='{"instance": {"values": "$query"}}', answer="result.scores", attempts=1)
+    with serving(tiny.tables().target, iter([*[""] * 15, "500"])) as server:
+        with pytest.raises(EndpointError, match="status 500"):
+            judge(made, f"{server.url}/score", one, tmp_path / "ledger.jsonl")
+        assert len((tmp_path / "ledger.jsonl").read_text().splitlines()) == 1 + 15
+        judge(made, f"{server.url}/score", one, tmp_path / "ledger.jsonl")
+        assert sum(server.delivered.values()) == 33
 
 
 def test_an_incomplete_ledger_is_no_verdict(made, kept):

@@ -129,6 +129,33 @@ def test_a_list_is_judged_resumed_and_counted(file, tmp_path, capsys):
     assert len(list((tmp_path / "books").glob("*.jsonl"))) == 3
 
 
+def test_a_table_of_verdicts_belongs_to_one_fingerprint(made, file, tmp_path, capsys):
+    other = get("metav(iterations=5)").construct(tiny.tables(), queries=20, seed=1)
+    other.save(tmp_path / "other.safetensors")
+    with serving(tiny.tables().target) as server:
+        url = f"{server.url}/v2/models/m"
+        (tmp_path / "list.csv").write_text(f"suspect\n{url}\n{url}\n")
+        command = ["--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "out.csv")]
+        assert main(["verify", file, *command]) == 10
+        assert "1 suspects: 1 evidence" in capsys.readouterr().out
+        assert sum(server.delivered.values()) == 23
+    (tmp_path / "list.csv").write_text("suspect\ngone.onnx\n")
+    assert main(["verify", file, *command]) == 1  # what is not in the list is not counted
+    assert "1 suspects: 0 evidence of copying, 0 no evidence of copying, 1 could" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "other.safetensors"), *command]) == 2
+    assert "expected verdicts of this fingerprint" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_suspect_of_logits_is_steady_even_if_the_first_ones_look_like_probabilities(made):
+    weight = torch.zeros(20, 3)
+    weight[3:] = 5 * torch.randn(17, 3, generator=torch.Generator().manual_seed(0))
+
+    def logits(x):
+        return torch.full((len(x), 3), 0.9) if len(x) == 3 else torch.cat([torch.full((3, 3), 0.9), weight[3:]])
+
+    assert verify(made, logits, repeat=3).remarks == ("logits: softmax was applied",)
+
+
 def test_a_list_needs_its_column_and_verdicts_their_own_file(file, tmp_path, capsys):
     (tmp_path / "list.csv").write_text("model\na.onnx\n")
     assert main(["verify", file, "--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "o.csv")]) == 2

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from metav.access import Access
-from metav.endpoints import Endpoint, connect, size_of_batches
-from metav.endpoints.ledger import Ledger, Recorded
-from metav.errors import MetavError, StorageError, UsageError
+from metav.endpoints import check, connect, fingerprint_of, named
+from metav.endpoints.ledger import Ledger
+from metav.errors import EndpointError, MetavError, StorageError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.verification import Verdict, verify
 
 REPEAT = 3  # queries asked a second time: three answers that stay the same are no chance
-FIELDS = ("suspect", "verdict", "rate", "threshold", "queries", "seconds", "remarks")
+FIELDS = ("suspect", "verdict", "rate", "threshold", "queries", "seconds", "remarks", "campaign")
 DERIVED, INDEPENDENT, FAILED = "evidence of copying", "no evidence of copying", "could not complete"
 
 
@@ -64,14 +64,11 @@ def judge(fingerprint: Fingerprint, suspect: str, access: Access, ledger: Path |
         The file of its answers.
     """
     with ExitStack() as stack:
-        endpoint: Endpoint | None = (
-            stack.enter_context(closing(connect(suspect, fingerprint.spec, access))) if suspect else None
-        )
+        book = None
         if ledger is not None:
-            book = stack.enter_context(closing(Ledger(ledger, fingerprint.digest, suspect and _named(suspect))))
-            endpoint = Recorded(endpoint, book, size_of_batches(suspect, access))
-        if endpoint is None:
-            raise UsageError("expected a suspect or a ledger, got neither: name one of them.")
+            facts = (named(suspect), fingerprint_of(suspect, access)) if suspect else ("", "")
+            book = stack.enter_context(closing(Ledger(ledger, fingerprint.digest, *facts)))
+        endpoint = stack.enter_context(closing(connect(suspect, fingerprint.spec, access, book)))
         return verify(fingerprint, endpoint, repeat=REPEAT)
 
 
@@ -90,7 +87,9 @@ def judge_all(
     What that file already has is not asked again, but for suspects that could not be completed. Outcomes come in the
     order in which they are ready; only those under way are held in memory.
     """
-    done = finished(out)
+    check(access, fingerprint.spec)
+    campaign = campaign_of(fingerprint, access)
+    done = set(finished(out, campaign))
     fresh = not out.exists()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,32 +98,58 @@ def judge_all(
         raise StorageError(f"expected to write {str(out)!r}, got {error.strerror!r}: choose another --out.") from error
 
     def one(suspect: str) -> Outcome:
+        name = named(suspect)
         try:
             book = None if ledgers is None else ledgers / f"{hashlib.sha256(suspect.encode()).hexdigest()[:16]}.jsonl"
-            return Outcome(suspect=suspect, verdict=judge(fingerprint, suspect, access, book))
+            return Outcome(suspect=name, verdict=judge(fingerprint, suspect, access, book))
         except MetavError as error:
-            return Outcome(suspect=suspect, error=error)
+            return Outcome(suspect=name, error=error)
+        except Exception as error:
+            text = " ".join(str(error).split())[:120]
+            wrapped = EndpointError(f"expected answers from {name}, got {type(error).__name__} ({text}): ask it alone.")
+            return Outcome(suspect=name, error=wrapped)
 
-    with file, ThreadPoolExecutor(jobs) as pool:
+    def missing() -> Iterator[str]:
+        for suspect in suspects:
+            if named(suspect) not in done:
+                done.add(named(suspect))
+                yield suspect
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
         writer = csv.DictWriter(file, FIELDS)
         if fresh:
             writer.writeheader()
-        waiting = (suspect for suspect in suspects if suspect not in done)
+        waiting = missing()
         running = {pool.submit(one, suspect) for suspect in islice(waiting, 2 * jobs)}
         while running:
             ready, running = wait(running, return_when=FIRST_COMPLETED)
             running |= {pool.submit(one, suspect) for suspect in islice(waiting, len(ready))}
             for each in ready:
                 outcome = each.result()
-                writer.writerow(outcome.row())
+                writer.writerow({**outcome.row(), "campaign": campaign})
                 file.flush()
                 if progress is not None:
                     progress(1)
                 yield outcome
+    finally:
+        pool.shutdown(cancel_futures=True)
+        file.close()
 
 
-def finished(out: Path) -> dict[str, str]:
-    """The verdicts, in words, of the suspects that an earlier run has completed, from its CSV file."""
+def campaign_of(fingerprint: Fingerprint, access: Access) -> str:
+    """Names a fingerprint and how suspects are asked, so that verdicts of others are not taken for these."""
+    return hashlib.sha256(f"{fingerprint.digest}{access}".encode()).hexdigest()[:16]
+
+
+def finished(out: Path, campaign: str) -> dict[str, str]:
+    """The verdicts, in words, of the suspects that an earlier run has completed, from its CSV file.
+
+    Raises
+    ------
+    UsageError
+        It is another file, or of another campaign.
+    """
     if not out.exists():
         return {}
     with out.open(newline="") as file:
@@ -133,7 +158,16 @@ def finished(out: Path) -> dict[str, str]:
             raise UsageError(
                 f"expected verdicts of metav verify in {str(out)!r}, got another file: choose another --out."
             )
-        return {row["suspect"]: row["verdict"] for row in rows if row["verdict"] in (DERIVED, INDEPENDENT)}
+        found = {}
+        for row in rows:
+            if row["campaign"] != campaign:
+                raise UsageError(
+                    f"expected verdicts of this fingerprint, asked for in this way, in {str(out)!r}, got others: "
+                    "choose another --out."
+                )
+            if row["verdict"] in (DERIVED, INDEPENDENT):
+                found[row["suspect"]] = row["verdict"]
+        return found
 
 
 def listed(path: Path) -> Iterator[str]:
@@ -158,8 +192,3 @@ def listed(path: Path) -> Iterator[str]:
                     yield name if "://" in name else str(path.parent / name)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"expected a CSV file for --suspects, got {str(path)!r} ({error}): check the path.") from error
-
-
-def _named(suspect: str) -> str:
-    """A suspect's name in a ledger: a URL without its query, where keys stand now and then."""
-    return suspect.split("?")[0] if "://" in suspect else suspect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +65,10 @@ def verify(
         raise UsageError("expected a suspect, got none: give model.onnx, a URL, or the --ledger of an earlier run.")
     from metav.fingerprint import Fingerprint
 
+    with suppress(ImportError):  # its own lines on each retry; what finally fails is said
+        from stamina.instrumentation import set_on_retry_hooks
+
+        set_on_retry_hooks([])
     found = Fingerprint.load(file)
     how = access or Access()
     if suspects is None:
@@ -73,11 +78,12 @@ def verify(
 
 def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, as_json: bool) -> int:
     from metav.campaign import DERIVED, INDEPENDENT, judge
+    from metav.endpoints import named
 
     verdict = judge(found, suspect, access, ledger)
     word = DERIVED if verdict.derived else INDEPENDENT
     facts: dict[str, Any] = {
-        "suspect": suspect.split("?")[0] or str(ledger),
+        "suspect": named(suspect) or str(ledger),
         "verdict": word,
         "rate": verdict.rate,
         "threshold": verdict.threshold,
@@ -102,16 +108,18 @@ def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, 
 
 
 def _all(found: Fingerprint, suspects: Path, access: Access, ledgers: Path | None, out: Path, jobs: int) -> int:
-    from metav.campaign import DERIVED, FAILED, INDEPENDENT, finished, judge_all, listed
+    from metav.campaign import DERIVED, FAILED, INDEPENDENT, campaign_of, finished, judge_all, listed
+    from metav.endpoints import named
 
     counts = dict.fromkeys((DERIVED, INDEPENDENT, FAILED), 0)
-    total = sum(1 for _ in listed(suspects))
-    before = finished(out)
-    for word in before.values():
+    before = finished(out, campaign_of(found, access))
+    names = {named(name) for name in listed(suspects)}
+    total = len(names)
+    for word in (before[name] for name in names & before.keys()):
         counts[word] += 1
     table = Table("suspect", "verdict", "matching rate", "remarks")
     with progress_bar("suspects", total) as progress:
-        progress(len(before))
+        progress(len(names & before.keys()))
         for outcome in judge_all(
             found, listed(suspects), access, out=out, ledgers=ledgers, jobs=jobs, progress=progress
         ):

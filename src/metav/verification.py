@@ -68,17 +68,17 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
     start = time.perf_counter()
     queries, asked = fingerprint.queries, len(fingerprint.queries)
 
-    def ask(chosen: Tensor) -> tuple[Tensor, tuple[str, ...]]:
-        reference = None if fingerprint.reference is None else fingerprint.reference[: len(chosen)]
-        return understand(query(model, chosen), fingerprint.spec, len(chosen), reference)
+    def understood(answers: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+        return understand(answers, fingerprint.spec, len(queries), fingerprint.reference)
 
-    outputs, remarks = ask(queries)
+    raw = query(model, queries)
+    outputs, remarks = understood(raw)
     rate = fingerprint.score(outputs)
     if repeat:
         again = query(model, queries[:repeat])
         asked += len(again)
-        if _changed(outputs, understand(again, fingerprint.spec, len(again))[0]):
-            rounds = [outputs, *(ask(queries)[0] for _ in range(ROUNDS - 1))]
+        if _changed(raw, again):
+            rounds = [outputs, *(understood(query(model, queries))[0] for _ in range(ROUNDS - 1))]
             asked += (ROUNDS - 1) * len(queries)
             rates = [fingerprint.score(each) for each in rounds]
             if len({each > fingerprint.threshold for each in rates}) > 1:
@@ -100,5 +100,7 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
 
 def _changed(first: Tensor, second: Tensor) -> bool:
     """Whether answers to the same queries differ by more than rounding."""
-    size = first.abs().max().clamp(min=1e-9)
-    return bool(((first[: len(second)] - second).abs().max() / size) > STEADY)
+    if first[: len(second)].shape != second.shape:
+        return True
+    apart = (first[: len(second)].double() - second.double()).abs().max()
+    return not bool(apart <= STEADY * first.abs().max().clamp(min=1e-9))

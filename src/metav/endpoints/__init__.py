@@ -5,20 +5,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
 from metav.access import Access
 from metav.endpoints.base import Endpoint, Local, Wrapper
+from metav.endpoints.ledger import Ledger, Recorded
+from metav.endpoints.wrappers import Batched, Ordered, Paced, Prepared
 from metav.errors import MissingExtraError, UsageError
 from metav.spec import Spec
+from metav.storage import canonical_json
 
 __all__ = ["Access", "Endpoint", "Local", "Wrapper", "connect"]
 
 WHOLE, REQUEST = 4096, 32  # queries at a time: of a file, of a server
+QUERY = "$query"
 
 
-def connect(suspect: str, spec: Spec, access: Access | None = None) -> Endpoint:
+def connect(suspect: str, spec: Spec, access: Access | None = None, ledger: Ledger | None = None) -> Endpoint:
     """An endpoint for a suspect.
 
     Parameters
@@ -30,6 +35,8 @@ def connect(suspect: str, spec: Spec, access: Access | None = None) -> Endpoint:
         The interface of the fingerprint.
     access
         How it is asked.
+    ledger
+        What keeps its answers; without a suspect they all come from it.
 
     Raises
     ------
@@ -39,41 +46,78 @@ def connect(suspect: str, spec: Spec, access: Access | None = None) -> Endpoint:
         A package is not installed.
     """
     access = access or Access()
+    check(access, spec)
+    size = size_of_batches(suspect, access)
+    found = Batched(_reach(suspect, spec, access), size) if suspect else None
+    endpoint = found if ledger is None else Recorded(found, ledger, size)
+    if endpoint is None:
+        raise UsageError("expected a suspect or a ledger, got neither: name one of them.")
+    return Ordered(endpoint, access.classes) if access.classes else endpoint
+
+
+def check(access: Access, spec: Spec) -> None:
+    """Refuse what does not fit any suspect: wrong headers, or an order of classes for another task."""
     if access.classes and (spec.output != "probabilities" or len(access.classes) != spec.output_shape[0]):
         raise UsageError(
             f"expected --classes for a target that tells {len(access.classes)} classes apart, got one with "
             f"{spec.output} of shape {spec.output_shape}: give one place for each of its classes."
         )
-    online = re.match(r"^https?://", suspect) is not None
-    if not online and "://" in suspect:
-        raise UsageError(f"expected a path, or a URL with http or https, got {suspect!r}: check the address.")
-    from metav.endpoints.wrappers import Batched, Ordered, Paced, Prepared, Retried
+    if access.header:
+        from metav.endpoints.http import secrets
 
+        secrets(list(access.header))
+
+
+def named(suspect: str) -> str:
+    """What a suspect is called: a URL without its query, where keys stand now and then, but for a mark of it."""
+    if not online(suspect) or "?" not in suspect:
+        return suspect
+    return f"{suspect.split('?')[0]}#{hashlib.sha256(suspect.encode()).hexdigest()[:8]}"
+
+
+def fingerprint_of(suspect: str, access: Access) -> str:
+    """SHA-256 (hex) of all that shapes requests and answers: address or content of a file, and how it is asked."""
+    path = Path(suspect)
+    content = path.read_bytes() if not online(suspect) and path.is_file() else suspect.encode()
+    asked = {name: getattr(access, name) for name in ("request", "answer", "output", "box", "channels_last")}
+    return hashlib.sha256(canonical_json(asked).encode() + hashlib.sha256(content).digest()).hexdigest()
+
+
+def online(suspect: str) -> bool:
+    """Whether a suspect is a URL."""
+    return suspect.startswith(("http://", "https://"))
+
+
+def size_of_batches(suspect: str, access: Access) -> int:
+    """How many queries a suspect is asked at a time: each answer that was paid for is kept before the next request."""
+    if f'"{QUERY}"' in access.request:
+        return 1
+    return access.batch or (REQUEST if online(suspect) else WHOLE)
+
+
+def _reach(suspect: str, spec: Spec, access: Access) -> Endpoint:
+    """The suspect, asked as often, as fast and with such inputs as it wants."""
+    if not online(suspect) and "://" in suspect:
+        raise UsageError(f"expected a path, or a URL with http or https, got {suspect!r}: check the address.")
     found: Endpoint
-    if online:
-        found = Retried(_online(suspect, access), access.attempts)
+    if online(suspect):
+        adapter = _online(suspect, access)
+        from metav.endpoints.retried import Retried
+
+        found = Retried(Paced(adapter, access.rate) if access.rate else adapter, access.attempts)
     else:
         from metav.endpoints.onnx_file import OnnxFile
 
         found = OnnxFile(Path(suspect), access.output)
-    if access.rate:
-        found = Paced(found, access.rate)
     if access.box is not None or access.channels_last:
         low, high = access.box or (spec.low, spec.high)
         found = Prepared(found, (spec.low, spec.high, low, high), last=access.channels_last)
-    if access.classes:
-        found = Ordered(found, access.classes)
-    return Batched(found, size_of_batches(suspect, access))
-
-
-def size_of_batches(suspect: str, access: Access) -> int:
-    """How many queries a suspect is asked at a time."""
-    return access.batch or (REQUEST if suspect.startswith(("http://", "https://")) else WHOLE)
+    return found
 
 
 def _online(url: str, access: Access) -> Endpoint:
     try:
-        from metav.endpoints.http import Server, secrets
+        from metav.endpoints.http import Server, secrets, split
         from metav.endpoints.inference_v2 import InferenceV2
         from metav.endpoints.json_api import MLFLOW, JsonApi
     except ImportError as error:
@@ -81,7 +125,7 @@ def _online(url: str, access: Access) -> Endpoint:
             f"expected {error.name} for a suspect behind a URL, got none: pip install 'metav[http]'."
         ) from error
     server = Server(url, headers=secrets(list(access.header)), timeout=access.timeout)
-    path = url.split("?")[0].rstrip("/")
+    path = split(url).path.rstrip("/")
     if access.request or access.answer or path.endswith("/invocations"):
         return JsonApi(server, access.request or MLFLOW[0], access.answer or MLFLOW[1])
     if re.search(r"/v2/models/[^/]+(/versions/[^/]+)?$", path):

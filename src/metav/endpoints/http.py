@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx2 as httpx
 import orjson
@@ -39,7 +40,7 @@ class Server:
     ) -> None:
         self.url, self.largest, self.timeout = url, largest, timeout
         self._secrets = [value for value in (headers or {}).values() if value]
-        parts = urlsplit(url)
+        parts = split(url)
         if parts.password or parts.username:
             raise UsageError("expected a URL without a password, got one with it: use --header NAME=VARIABLE.")
         self.shown = parts._replace(query="", fragment="").geturl()  # queries of URLs hold keys now and then
@@ -65,7 +66,11 @@ class Server:
                 content = self._read(answer)
         except httpx.TimeoutException as error:
             raise self._error(f"nothing for {self.timeout:g} s", "try later, or wait longer", passing=True) from error
+        except httpx.LocalProtocolError as error:
+            raise self._error("a request that cannot be sent", "check the URL and the headers") from error
         except (httpx.TransportError, httpx.DecodingError) as error:
+            if "certificate" in str(error).lower():
+                raise self._error(f"a certificate that is not trusted ({error})", "check the address") from error
             raise self._error(
                 f"a broken connection ({error or type(error).__name__})", "check that it is running", passing=True
             ) from error
@@ -74,7 +79,11 @@ class Server:
         self._check(answer, content)
         try:
             return orjson.loads(content)
-        except orjson.JSONDecodeError as error:
+        except orjson.JSONDecodeError:
+            pass
+        try:
+            return json.loads(content)  # with NaN and Infinity, which Python writes and JSON does not know
+        except ValueError as error:
             raise self._error(
                 f"something else ({self._text(content)})",
                 "check that the URL is that of the model and not of a page",
@@ -107,11 +116,12 @@ class Server:
         }.get(code, "read what it says" if code < 500 else "try later, or ask for fewer at a time with --batch")
         text = self._text(content)
         after = _seconds(answer.headers.get("retry-after"))
-        raise self._error(f"status {code} ({text})", step, passing=code in PASSING, after=after)
+        wish = "" if after is None else f", to be asked again after {after:g} s"
+        raise self._error(f"status {code} ({text}){wish}", step, passing=code in PASSING, after=after)
 
     def _text(self, content: bytes) -> str:
-        text = " ".join(content[: 4 * SHOWN].decode("utf-8", "replace").split())
-        return self._clean(text[:SHOWN]) or "empty"
+        text = self._clean(" ".join(content[: 16 * SHOWN].decode("utf-8", "replace").split()))
+        return text[:SHOWN] or "empty"
 
     def _clean(self, text: str) -> str:
         for secret in self._secrets:
@@ -120,9 +130,28 @@ class Server:
                 text = text.replace(secret.rsplit(" ", 1)[-1], "[secret]")
         return text
 
+    def misunderstood(self, wanted: str, found: Any, next_step: str) -> EndpointError:
+        """The error for JSON that is not what was expected."""
+        text = self._text(json.dumps(found, default=str).encode())
+        return EndpointError(self._clean(f"expected {wanted} from {self.shown}, got {text}: {next_step}."))
+
     def _error(self, got: str, next_step: str, *, passing: bool = False, after: float | None = None) -> EndpointError:
         text = self._clean(f"expected JSON answers from {self.shown}, got {got}: {next_step}.")
         return EndpointError(text, passing=passing, after=after)
+
+
+def split(url: str) -> SplitResult:
+    """The parts of a URL.
+
+    Raises
+    ------
+    UsageError
+        It is none.
+    """
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"expected the URL of an inference server, got another text ({error}): check it.") from error
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -154,5 +183,7 @@ def secrets(headers: list[str]) -> dict[str, str]:
             )
         if variable not in os.environ:
             raise UsageError(f"expected the value of header {name!r} in {variable}, which is not set: export it first.")
-        found[name] = os.environ[variable]
+        found[name] = os.environ[variable].strip()
+        if not (found[name].isascii() and found[name].isprintable()):
+            raise UsageError(f"expected printable ASCII for header {name!r} in {variable}, got more: export it again.")
     return found

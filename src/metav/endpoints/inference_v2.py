@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metav.endpoints.base import Endpoint
-from metav.endpoints.http import Server
+from metav.endpoints.http import Server, split
 from metav.errors import EndpointError
 
 
@@ -30,6 +31,8 @@ class InferenceV2(Endpoint):
     def __init__(self, server: Server, output: str = "") -> None:
         self.server, self.output = server, output
         self._facts: Mapping[str, Any] | None = None
+        parts = split(server.url)
+        self._infer = parts._replace(path=f"{parts.path.rstrip('/')}/infer").geturl()
 
     def query(self, batch: Tensor) -> Tensor:
         """Answers (n, ...) of the output, in the shape that the server names."""
@@ -44,7 +47,7 @@ class InferenceV2(Endpoint):
                 }
             ]
         }
-        answer = self.server.post(content, f"{self.server.url.rstrip('/')}/infer")
+        answer = self.server.post(content, self._infer)
         try:
             outputs = {each["name"]: each for each in answer["outputs"]}
             chosen = outputs[self.output] if self.output else next(iter(outputs.values()))
@@ -52,12 +55,11 @@ class InferenceV2(Endpoint):
                 raise EndpointError(
                     f"expected one output from {self.server.shown}, got {', '.join(outputs)}: choose with --output."
                 )
-            flat = torch.tensor(_flat(chosen["data"]), dtype=torch.float64)
-            return flat.reshape([int(size) for size in chosen["shape"]])
+            flat = np.array(_flat(chosen["data"]), dtype=np.float64)  # null is NaN
+            return torch.from_numpy(flat).reshape([int(size) for size in chosen["shape"]])
         except (KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
-            raise EndpointError(
-                f"expected outputs of the Open Inference Protocol v2 from {self.server.shown}, got something else "
-                f"({type(error).__name__}: {error}): check that the URL ends with /v2/models/NAME."
+            raise self.server.misunderstood(
+                "outputs of the Open Inference Protocol v2", answer, "check that the URL ends with /v2/models/NAME"
             ) from error
 
     def close(self) -> None:

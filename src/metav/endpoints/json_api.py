@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jmespath
+import numpy as np
 import torch
 from jmespath.exceptions import JMESPathError
 from torch import Tensor
 
 from metav.endpoints.base import Endpoint
 from metav.endpoints.http import Server
-from metav.errors import EndpointError, UsageError
+from metav.errors import UsageError
 
 BATCH, QUERY = "$batch", "$query"
 MLFLOW = ('{"inputs": "$batch"}', "predictions")
@@ -55,19 +56,20 @@ class JsonApi(Endpoint):
         """Answers (n, ...) as the API gives them."""
         values = batch.detach().to("cpu", torch.float32)
         if self.single:
-            return torch.stack([self._ask(QUERY, value) for value in values])
+            answers = [self._ask(QUERY, value) for value in values]
+            if len({answer.shape for answer in answers}) > 1:
+                raise self.server.misunderstood("answers of one shape", [a.tolist() for a in answers], "look at them")
+            return torch.stack(answers)
         return self._ask(BATCH, values)
 
     def _ask(self, mark: str, values: Tensor) -> Tensor:
         found = self.server.post(_filled(self.request, mark, values.tolist()))
         try:
-            numbers = self.answer.search(found)
-            return torch.tensor(_numbers(numbers), dtype=torch.float64)
-        except (JMESPathError, TypeError, ValueError, RuntimeError) as error:
-            shown = json.dumps(found)[:120]
-            raise EndpointError(
-                f"expected numbers at {self.answer.expression!r} in what {self.server.shown} answers, got {shown}: "
-                "set --answer to where they are."
+            numbers = _numbers(self.answer.search(found))
+            return torch.from_numpy(np.array(numbers, dtype=np.float64))  # null is NaN
+        except (JMESPathError, TypeError, ValueError, KeyError) as error:
+            raise self.server.misunderstood(
+                f"numbers at {self.answer.expression!r}", found, "set --answer to where they are"
             ) from error
 
     def close(self) -> None:
@@ -94,5 +96,8 @@ def _numbers(found: Any) -> Any:
     if found is None:
         raise ValueError("nothing is there")
     if isinstance(found, list) and found and isinstance(found[0], dict):
-        return [list(row.values()) for row in found]
+        names = list(found[0])  # in one order for all rows
+        if any(row.keys() != found[0].keys() for row in found):
+            raise ValueError("rows of other names")
+        return [[row[name] for name in names] for row in found]
     return found

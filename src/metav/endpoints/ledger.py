@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -40,6 +40,8 @@ class Ledger:
         Digest of the fingerprint.
     suspect
         What the suspect is called; empty to read what the file says, which must then be there.
+    how
+        Digest of what it is and how it is asked; answers to other requests are not its answers.
 
     Raises
     ------
@@ -51,7 +53,7 @@ class Ledger:
         It cannot be read or written, or is not there and no suspect was named.
     """
 
-    def __init__(self, path: Path, fingerprint: str, suspect: str = "") -> None:
+    def __init__(self, path: Path, fingerprint: str, suspect: str = "", how: str = "") -> None:
         self.path = path
         self.header: dict[str, Any] = {}
         self.answers: dict[tuple[str, int], Any] = {}
@@ -62,9 +64,9 @@ class Ledger:
                 self._lock = FileLock(path.with_name(f".{path.name}.lock"))
                 self._lock.acquire(timeout=0)
             whole = self._read() if path.exists() else 0
-            header = {"content": "ledger", "format": FORMAT, "fingerprint": fingerprint, "suspect": suspect}
+            named = {"fingerprint": fingerprint, "suspect": suspect, "how": how}
             if whole:
-                self._check(fingerprint, suspect)
+                self._check(named if suspect else {"fingerprint": fingerprint})
             elif not suspect:
                 raise StorageError(f"expected a ledger at {str(path)!r}, got none: name the suspect to ask it.")
             if suspect:
@@ -72,8 +74,8 @@ class Ledger:
                 self._file.truncate(whole)
                 self._file.seek(whole)
                 if not whole:
-                    self.header = header
-                    self._append([header])
+                    self.header = {"content": "ledger", "format": FORMAT, **named}
+                    self._append([self.header])
         except Timeout as error:
             raise SettingsError(f"expected a ledger of one's own, got {str(path)!r}, in use: {_OTHER}") from error
         except MetavError:
@@ -108,7 +110,7 @@ class Ledger:
         text = bytearray()
         for row in rows:
             self._seal = _sealed(self._seal, row)
-            text += orjson.dumps({**row, "seal": self._seal}, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+            text += json.dumps({**row, "seal": self._seal}, separators=(",", ":")).encode() + b"\n"
         self._file.write(text)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -121,7 +123,7 @@ class Ledger:
                 if not line.endswith(b"\n"):
                     break
                 try:
-                    row = orjson.loads(line)
+                    row = json.loads(line)
                     seal = row.pop("seal")
                     if seal != _sealed(self._seal, row):
                         raise ValueError("the seal is broken")
@@ -137,23 +139,27 @@ class Ledger:
                 self._seal, end = seal, end + len(line)
         return end
 
-    def _check(self, fingerprint: str, suspect: str) -> None:
+    def _check(self, wanted: Mapping[str, str]) -> None:
         if self.header.get("format") != FORMAT:
             raise IntegrityError(
                 f"expected a ledger of format {FORMAT} in {str(self.path)!r}, got format {self.header.get('format')}: "
                 "use the metav release that wrote it."
             )
-        wanted = {"fingerprint": fingerprint, "suspect": suspect or self.header["suspect"]}
-        for name, value in wanted.items():
-            if self.header[name] != value:
+        for name in wanted.keys() - {"how"}:
+            if self.header[name] != wanted[name]:
                 raise SettingsError(
-                    f"expected a ledger for the {name} {value} in {str(self.path)!r}, got one for "
+                    f"expected a ledger for the {name} {wanted[name]} in {str(self.path)!r}, got one for "
                     f"{self.header[name]}: {_OTHER}"
                 )
+        if self.header["how"] != wanted.get("how", self.header["how"]):
+            raise SettingsError(
+                f"expected answers to the same requests of the same suspect in {str(self.path)!r}, got those of "
+                f"another file, address or request: {_OTHER}"
+            )
 
 
 def _sealed(before: str, row: Mapping[str, Any]) -> str:
-    return hashlib.sha256(before.encode() + orjson.dumps(row, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(f"{before}{json.dumps(row, sort_keys=True)}".encode()).hexdigest()
 
 
 class Recorded(Endpoint):

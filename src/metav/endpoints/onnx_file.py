@@ -58,12 +58,12 @@ class OnnxFile(Endpoint):
             values = values.double()
         try:
             parts = [self._session.run([self._output], {self._input.name: part.numpy()}) for part in values.split(size)]
+            return torch.cat([torch.from_numpy(part[0]) for part in parts])
         except Exception as error:
             raise EndpointError(
                 f"expected answers from {str(self.path)!r}, got an error ({str(error).splitlines()[0][:160]}): check "
                 f"that it takes inputs of shape {tuple(batch.shape[1:])}, as the fingerprint's."
             ) from error
-        return torch.cat([torch.from_numpy(part[0]) for part in parts])
 
     @property
     def about(self) -> Mapping[str, str]:

@@ -1,10 +1,9 @@
-"""Wrappers: one endpoint around another, for batch sizes, rates, retries, and inputs as an API wants them."""
+"""Wrappers: one endpoint around another, for batch sizes, rates, and inputs as an API wants them."""
 
 from __future__ import annotations
 
 import time
 
-import stamina
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ class Batched(Wrapper):
 
     def query(self, batch: Tensor) -> Tensor:
         """The answers of all parts, joined."""
-        parts = [self.inner.query(part) for part in batch.split(self.size)]
+        parts = [self._ask(part) for part in batch.split(self.size)]
         if len({part.shape[1:] for part in parts}) > 1:
             raise EndpointError(
                 f"expected answers of one shape from {self.about.get('suspect')}, got "
@@ -30,6 +29,15 @@ class Batched(Wrapper):
                 "(--batch 1), or look at what the suspect answers."
             )
         return torch.cat(parts)
+
+    def _ask(self, batch: Tensor) -> Tensor:
+        answers = self.inner.query(batch)
+        if answers.ndim == 0 or len(answers) != len(batch):
+            raise EndpointError(
+                f"expected {len(batch)} answers from {self.about.get('suspect')}, got an answer of shape "
+                f"{tuple(answers.shape)}: check that it answers each query once."
+            )
+        return answers
 
 
 class Paced(Wrapper):
@@ -44,26 +52,6 @@ class Paced(Wrapper):
         time.sleep(max(0.0, self.next - time.monotonic()))
         self.next = time.monotonic() + len(batch) / self.rate
         return self.inner.query(batch)
-
-
-class Retried(Wrapper):
-    """Ask again, up to `attempts` times, what failed for a passing reason: later each time, or when the server says."""
-
-    def __init__(self, inner: Endpoint, attempts: int, *, first: float = 0.1, longest: float = 60.0) -> None:
-        super().__init__(inner)
-        self.longest = longest
-        self.caller = stamina.RetryingCaller(
-            attempts=attempts, timeout=None, wait_initial=first, wait_max=longest, wait_jitter=first
-        ).on(self._waits)
-
-    def _waits(self, error: Exception) -> bool | float:
-        if not isinstance(error, EndpointError) or not error.passing:
-            return False
-        return True if error.after is None else min(error.after, self.longest)
-
-    def query(self, batch: Tensor) -> Tensor:
-        """The answers of the first attempt that succeeds."""
-        return self.caller(self.inner.query, batch)
 
 
 class Prepared(Wrapper):

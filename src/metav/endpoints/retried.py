@@ -1,0 +1,45 @@
+"""Asking again what failed for a passing reason, with stamina."""
+
+from __future__ import annotations
+
+import stamina
+from torch import Tensor
+
+from metav.endpoints.base import Endpoint, Wrapper
+from metav.errors import EndpointError
+
+
+class Retried(Wrapper):
+    """Ask again, up to `attempts` times, what failed for a passing reason: later each time, or when the server says.
+
+    Parameters
+    ----------
+    inner
+        The endpoint.
+    attempts
+        How often it is asked in all.
+    first, longest
+        Seconds to wait after the first failure, and at most.
+    patience
+        Seconds that a server may ask for; if it wants more, its error is final.
+    """
+
+    def __init__(
+        self, inner: Endpoint, attempts: int, *, first: float = 0.1, longest: float = 60.0, patience: float = 600.0
+    ) -> None:
+        super().__init__(inner)
+        self.patience = patience
+        self.caller = stamina.RetryingCaller(
+            attempts=attempts, timeout=None, wait_initial=first, wait_max=longest, wait_jitter=first
+        ).on(self._waits)
+
+    def _waits(self, error: Exception) -> bool | float:
+        if not isinstance(error, EndpointError) or not error.passing:
+            return False
+        if error.after is None:
+            return True
+        return error.after if error.after <= self.patience else False
+
+    def query(self, batch: Tensor) -> Tensor:
+        """The answers of the first attempt that succeeds."""
+        return self.caller(self.inner.query, batch)
