@@ -85,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         return torch.tensor(body["inputs"] if "inputs" in body else [body["instance"]["values"]])
 
     def _answer(self, answers: torch.Tensor):
-        if self.path.endswith("/infer"):
+        if self.path.split("?")[0].endswith("/infer"):
             flat = {"name": "y", "shape": list(answers.shape), "datatype": "FP32", "data": answers.flatten().tolist()}
             return {"model_name": "m", "outputs": [flat]}
         if self.path.endswith("/invocations"):

@@ -69,7 +69,11 @@ def answered(httpserver: HTTPServer, response: Response, **server) -> None:
         (Response("", 302, {"location": "https://sso.example/login?s=1"}), "redirect to https://sso.example/login:", 0),
         (Response("no", 401), r"status 401 \(no\): log in with --header", False),
         (Response("no", 404), "status 404.*check the URL", False),
-        (Response("slow down", 429, {"retry-after": "7"}), r"status 429 \(slow down\): ask more slowly", True),
+        (
+            Response("slow down", 429, {"retry-after": "7"}),
+            r"status 429 \(slow down\), to be asked again after 7 s: ask",
+            True,
+        ),
         (Response("a traceback", 500), r"status 500 \(a traceback\)", True),
         (Response("x" * 3_000_000), "more than 1 MiB: ask for fewer", False),
     ],

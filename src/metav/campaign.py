@@ -64,11 +64,13 @@ def judge(fingerprint: Fingerprint, suspect: str, access: Access, ledger: Path |
         The file of its answers.
     """
     with ExitStack() as stack:
-        book = None
-        if ledger is not None:
+
+        def book() -> Ledger:
             facts = (named(suspect), fingerprint_of(suspect, access)) if suspect else ("", "")
-            book = stack.enter_context(closing(Ledger(ledger, fingerprint.digest, *facts)))
-        endpoint = stack.enter_context(closing(connect(suspect, fingerprint.spec, access, book)))
+            return stack.enter_context(closing(Ledger(ledger or Path(), fingerprint.digest, *facts)))
+
+        endpoint = connect(suspect, fingerprint.spec, access, None if ledger is None else book)
+        stack.enter_context(closing(endpoint))
         return verify(fingerprint, endpoint, repeat=REPEAT)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from metav.access import Access
@@ -23,7 +24,9 @@ WHOLE, REQUEST = 4096, 32  # queries at a time: of a file, of a server
 QUERY = "$query"
 
 
-def connect(suspect: str, spec: Spec, access: Access | None = None, ledger: Ledger | None = None) -> Endpoint:
+def connect(
+    suspect: str, spec: Spec, access: Access | None = None, ledger: Callable[[], Ledger] | None = None
+) -> Endpoint:
     """An endpoint for a suspect.
 
     Parameters
@@ -36,7 +39,7 @@ def connect(suspect: str, spec: Spec, access: Access | None = None, ledger: Ledg
     access
         How it is asked.
     ledger
-        What keeps its answers; without a suspect they all come from it.
+        Opens what keeps its answers, once there is a suspect to ask; without one they all come from it.
 
     Raises
     ------
@@ -49,7 +52,7 @@ def connect(suspect: str, spec: Spec, access: Access | None = None, ledger: Ledg
     check(access, spec)
     size = size_of_batches(suspect, access)
     found = Batched(_reach(suspect, spec, access), size) if suspect else None
-    endpoint = found if ledger is None else Recorded(found, ledger, size)
+    endpoint = found if ledger is None else Recorded(found, ledger(), size)
     if endpoint is None:
         raise UsageError("expected a suspect or a ledger, got neither: name one of them.")
     return Ordered(endpoint, access.classes) if access.classes else endpoint

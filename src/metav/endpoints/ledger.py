@@ -206,6 +206,11 @@ class Recorded(Endpoint):
             )
         return answers
 
+    def close(self) -> None:
+        """Close the suspect; the ledger is its opener's to close."""
+        if self.inner is not None:
+            self.inner.close()
+
     @property
     def about(self) -> Mapping[str, str]:
         """What the suspect reports, or is called in the ledger."""
