@@ -67,8 +67,9 @@ def test_the_example_of_a_table_goes_from_a_module_to_a_verdict(command, tmp_pat
 
 
 def test_the_example_of_a_torchvision_model_is_built_and_benched(command, tmp_path):
+    quick = ("--scheme", "metav(iterations=10)")
     command("zoo", "build", "digits:task", "--profile", "smoke")
-    command("fingerprint", "digits:task", "--profile", "smoke", "--queries", "5", "--out", "digits.safetensors")
+    command("fingerprint", "digits:task", "--profile", "smoke", "--queries", "5", "--out", "digits.safetensors", *quick)
     assert len(Fingerprint.load(tmp_path / "digits.safetensors").queries) == 5
 
 
