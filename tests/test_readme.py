@@ -44,7 +44,7 @@ def test_the_example_scheme_conforms_and_takes_options_once_it_is_listed(tmp_pat
         schemes.require("real", tiny.REGRESSION)
 
 
-@pytest.mark.parametrize("scenario", ["warfarin", "fashion"])
+@pytest.mark.parametrize("scenario", ["warfarin", "fashion", "skin"])
 def test_the_table_is_that_of_the_committed_results(scenario):
     readme = (ROOT / "README.md").read_text()
     rows = json.loads((ROOT / "results" / scenario / "results.json").read_text())
