@@ -97,7 +97,7 @@ def speed(scenario: str, name: str, way: Way, steps: int) -> float:
     """Images a second of all processes together."""
     processes = 2 // way.threads
     context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(processes + 1)
+    ready = context.Barrier(processes + 1, timeout=600)  # seconds, so that a process that fails ends all
     workers = [context.Process(target=work, args=(scenario, name, way, steps, ready)) for _ in range(processes)]
     for worker in workers:
         worker.start()
@@ -118,6 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"| | {' | '.join(WAYS)} |\n|---|{'---|' * len(WAYS)}")
     for network in options.networks:
+        scenarios.load(network.split("/")[0], "cpu")  # what is missing is said here, not by each process
         found: dict[str, list[float]] = {name: [] for name in WAYS}
         for _ in range(options.rounds):
             for name, way in WAYS.items():
