@@ -24,7 +24,6 @@ from metav.verification import verify
 
 HERE = Path(__file__).parent
 PYTHON = Path(os.environ.get("METAV_SERVERS", HERE.parent / ".venv-servers")) / "bin" / "python"
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="make test installs MLServer and MLflow in .venv-servers")
 
 
 def free_ports(count: int) -> list[int]:
@@ -49,6 +48,7 @@ def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
 @pytest.fixture(scope="module")
 def urls(served, tmp_path_factory) -> Iterator[dict[str, str]]:
     """The addresses of both servers, which serve all the models."""
+    assert PYTHON.exists(), "make .venv-servers/.ready installs MLServer and MLflow, as make test does"
     folder = tmp_path_factory.mktemp("servers")
     http, grpc, metrics, flow = free_ports(4)
     files = {file.stem: file for _, _, paths in served.values() for file in paths}

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from metav.errors import UsageError
 
+BATCH, QUERY = "$batch", "$query"  # in a request: where all queries go, or a single one
 _SEVERAL = Parameter(negative="", consume_multiple=True)
 
 

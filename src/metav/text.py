@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from metav.errors import UsageError
 
-Built = TypeVar("Built")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Built = TypeVar("Built", bound="DataclassInstance")
 POSITIONAL = ("architecture", "data", "epochs", "ratio", "scope", "bits", "unit", "size", "temperature", "k", "quality")
 _CALL = re.compile(r"(?P<name>[A-Za-z][\w.-]*)(?:\((?P<args>[^()]*)\))?")
 
@@ -46,7 +49,7 @@ def build(kind: type[Built], args: str, fixed: Mapping[str, Any] | None = None) 
         An argument is unknown, given twice, of another type, or missing.
     """
     values: dict[str, Any] = dict(fixed or {})
-    open_fields = [field for field in fields(kind) if field.name not in values]  # type: ignore[arg-type]
+    open_fields = [field for field in fields(kind) if field.name not in values]
     types = {field.name: getattr(field.type, "__name__", str(field.type)) for field in open_fields}
     known = f"arguments among {', '.join(types)}" if types else "no arguments"
     order = iter(types)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from metav.access import Access
+from metav.access import QUERY, Access
 from metav.endpoints.base import Endpoint, Local, Wrapper
 from metav.endpoints.ledger import Ledger, Recorded
 from metav.endpoints.wrappers import Batched, Ordered, Paced, Prepared
@@ -21,7 +21,6 @@ from metav.storage import canonical_json
 __all__ = ["Access", "Endpoint", "Local", "Wrapper", "connect"]
 
 WHOLE, REQUEST = 4096, 32  # queries at a time: of a file, of a server
-QUERY = "$query"
 
 
 def connect(
@@ -51,9 +50,13 @@ def connect(
     access = access or Access()
     check(access, spec)
     size = size_of_batches(suspect, access)
-    found = Batched(_reach(suspect, spec, access), size) if suspect else None
-    endpoint = found if ledger is None else Recorded(found, ledger(), size)
-    if endpoint is None:
+    found = _reach(suspect, spec, access) if suspect else None
+    endpoint: Endpoint
+    if ledger is not None:
+        endpoint = Recorded(found, ledger(), size)
+    elif found is not None:
+        endpoint = Batched(found, size)
+    else:
         raise UsageError("expected a suspect or a ledger, got neither: name one of them.")
     return Ordered(endpoint, access.classes) if access.classes else endpoint
 

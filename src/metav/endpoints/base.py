@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from metav.errors import EndpointError
+
 
 class Endpoint(ABC):
     """What one suspect is asked through; a `Model` like any other, that can tell about itself.
@@ -36,6 +38,23 @@ class Endpoint(ABC):
     def __call__(self, batch: Tensor) -> Tensor:
         """As `query`."""
         return self.query(batch)
+
+
+def asked(endpoint: Endpoint, batch: Tensor) -> Tensor:
+    """Answers of an endpoint to a batch, one a query.
+
+    Raises
+    ------
+    EndpointError
+        They are more or fewer, or cannot be had.
+    """
+    answers = endpoint.query(batch)
+    if answers.ndim == 0 or len(answers) != len(batch):
+        raise EndpointError(
+            f"expected {len(batch)} answers from {endpoint.about['suspect']}, got an answer of shape "
+            f"{tuple(answers.shape)}: check that it answers each query once."
+        )
+    return answers
 
 
 class Local(Endpoint):

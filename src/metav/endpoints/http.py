@@ -132,11 +132,18 @@ class Server:
 
     def misunderstood(self, wanted: str, found: Any, next_step: str) -> EndpointError:
         """The error for JSON that is not what was expected."""
-        text = self._text(json.dumps(found, default=str).encode())
-        return EndpointError(self._clean(f"expected {wanted} from {self.shown}, got {text}: {next_step}."))
+        return self._error(self._text(json.dumps(found, default=str).encode()), next_step, wanted=wanted)
 
-    def _error(self, got: str, next_step: str, *, passing: bool = False, after: float | None = None) -> EndpointError:
-        text = self._clean(f"expected JSON answers from {self.shown}, got {got}: {next_step}.")
+    def _error(
+        self,
+        got: str,
+        next_step: str,
+        *,
+        wanted: str = "JSON answers",
+        passing: bool = False,
+        after: float | None = None,
+    ) -> EndpointError:
+        text = self._clean(f"expected {wanted} from {self.shown}, got {got}: {next_step}.")
         return EndpointError(text, passing=passing, after=after)
 
 

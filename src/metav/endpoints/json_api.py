@@ -12,11 +12,11 @@ import torch
 from jmespath.exceptions import JMESPathError
 from torch import Tensor
 
+from metav.access import BATCH, QUERY
 from metav.endpoints.base import Endpoint
 from metav.endpoints.http import Server
 from metav.errors import UsageError
 
-BATCH, QUERY = "$batch", "$query"
 MLFLOW = ('{"inputs": "$batch"}', "predictions")
 
 

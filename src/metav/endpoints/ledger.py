@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
-from metav.endpoints.base import Endpoint
+from metav.endpoints.base import Endpoint, asked
 from metav.errors import EndpointError, IntegrityError, MetavError, SettingsError, StorageError
 
 FORMAT = 1
@@ -58,6 +58,8 @@ class Ledger:
         self.header: dict[str, Any] = {}
         self.answers: dict[tuple[str, int], Any] = {}
         self._seal = ""
+        self._file: BinaryIO | None = None
+        self._lock: BaseFileLock | None = None
         try:
             if suspect:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,9 +103,9 @@ class Ledger:
 
     def close(self) -> None:
         """Let others write to it."""
-        if hasattr(self, "_file"):
+        if self._file is not None:
             self._file.close()
-        if hasattr(self, "_lock"):
+        if self._lock is not None:
             self._lock.release()
 
     def _append(self, rows: list[Mapping[str, Any]]) -> None:
@@ -111,6 +113,10 @@ class Ledger:
         for row in rows:
             self._seal = _sealed(self._seal, row)
             text += json.dumps({**row, "seal": self._seal}, separators=(",", ":")).encode() + b"\n"
+        if self._file is None:
+            raise StorageError(
+                f"expected a ledger to write to, got {str(self.path)!r}, opened to be read: name the suspect."
+            )
         self._file.write(text)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -198,13 +204,7 @@ class Recorded(Endpoint):
                 f"expected all answers in {str(self.ledger.path)!r}, got some less: name the suspect too, and the rest "
                 "is asked."
             )
-        answers = self.inner.query(batch)
-        if answers.ndim == 0 or len(answers) != len(batch):
-            raise EndpointError(
-                f"expected {len(batch)} answers from {self.about['suspect']}, got {tuple(answers.shape)}: check that "
-                "it answers each query once."
-            )
-        return answers
+        return asked(self.inner, batch)
 
     def close(self) -> None:
         """Close the suspect; the ledger is its opener's to close."""

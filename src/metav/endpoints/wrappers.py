@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from metav.endpoints.base import Endpoint, Wrapper
+from metav.endpoints.base import Endpoint, Wrapper, asked
 from metav.errors import EndpointError
 from metav.suspects.facade import Change
 
@@ -21,7 +21,7 @@ class Batched(Wrapper):
 
     def query(self, batch: Tensor) -> Tensor:
         """The answers of all parts, joined."""
-        parts = [self._ask(part) for part in batch.split(self.size)]
+        parts = [asked(self.inner, part) for part in batch.split(self.size)]
         if len({part.shape[1:] for part in parts}) > 1:
             raise EndpointError(
                 f"expected answers of one shape from {self.about.get('suspect')}, got "
@@ -29,15 +29,6 @@ class Batched(Wrapper):
                 "(--batch 1), or look at what the suspect answers."
             )
         return torch.cat(parts)
-
-    def _ask(self, batch: Tensor) -> Tensor:
-        answers = self.inner.query(batch)
-        if answers.ndim == 0 or len(answers) != len(batch):
-            raise EndpointError(
-                f"expected {len(batch)} answers from {self.about.get('suspect')}, got an answer of shape "
-                f"{tuple(answers.shape)}: check that it answers each query once."
-            )
-        return answers
 
 
 class Paced(Wrapper):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +15,9 @@ from metav import training
 from metav.errors import UsageError
 from metav.scenarios.base import Merit, Profile, Scenario, Suspect, thin
 from metav.spec import Model, Spec
+from metav.storage import digest
 from metav.suspects import Draft
-from metav.suspects.base import layers
+from metav.suspects.base import Resettable, layers
 from metav.training import Objective, Part, anneal, class_error, soften, squared_error
 
 SAME = "same"  # the target's architecture, from scratch
@@ -195,7 +194,8 @@ class Task:
         """The target's architecture with new weights."""
         model = self._wrapped(deepcopy(self.target)).requires_grad_(True)
         for module in _with_weights(model):
-            module.reset_parameters()
+            if isinstance(module, Resettable):
+                module.reset_parameters()
         return model
 
 
@@ -204,13 +204,13 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     return model.logits(x)
 
 
-def _with_weights(model: nn.Module) -> Iterator[Any]:
+def _with_weights(model: nn.Module) -> Iterator[nn.Module]:
     """Modules that own parameters or statistics of their own."""
     return (m for m in model.modules() if [*m.parameters(recurse=False), *m.buffers(recurse=False)])
 
 
 def _resettable(model: nn.Module) -> bool:
-    return all(hasattr(module, "reset_parameters") for module in _with_weights(model))
+    return all(isinstance(module, Resettable) for module in _with_weights(model))
 
 
 def _convolves(model: nn.Module) -> bool:
@@ -218,12 +218,8 @@ def _convolves(model: nn.Module) -> bool:
 
 
 def _digest(models: Mapping[str, nn.Module]) -> str:
-    sha = hashlib.sha256()
-    for name, model in sorted(models.items()):
-        for key, tensor in sorted(model.state_dict().items()):
-            sha.update(f"{name} {key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return sha.hexdigest()[:16]
+    weights = {f"{name} {key}": each for name, model in models.items() for key, each in model.state_dict().items()}
+    return digest(weights, {})[:16]
 
 
 def _answers(model: Model, x: Tensor) -> Tensor:

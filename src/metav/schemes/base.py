@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol
+from dataclasses import Field, dataclass, replace
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -127,6 +127,7 @@ class Scheme(Protocol):
     """A way to make a fingerprint. Settings are fields of a frozen dataclass; `construct` does the work."""
 
     needs: ClassVar[Needs]
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Make a fingerprint of the ensemble's target with N = `queries` (at least 1); a function of `seed`."""

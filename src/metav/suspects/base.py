@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,15 @@ class Draft:
         """Copy the model's `state` after so many epochs, if it is among `snapshots`."""
         if epochs in self.snapshots:
             self.kept[epochs] = {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+@runtime_checkable
+class Resettable(Protocol):
+    """A module that can draw its weights anew, as those of torch that have weights."""
+
+    def reset_parameters(self) -> None:
+        """Draw them."""
+        ...
 
 
 def answering(model: nn.Module) -> tuple[str, nn.Module]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from metav.errors import UsageError
-from metav.suspects.base import Draft, Fresh, Training, all_names, layers, seeded
+from metav.suspects.base import Draft, Fresh, Resettable, Training, all_names, layers, seeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,11 @@ class Retraining(Training):
         trainable = _last(model, self.last)
         with seeded(self.seed):
             for _, layer in layers(model)[-max(self.last, 1) :]:
-                layer.reset_parameters()  # type: ignore[operator]
+                if not isinstance(layer, Resettable):
+                    raise UsageError(
+                        f"expected reset_parameters of {type(layer).__name__}, got none: add it to retrain the layer."
+                    )
+                layer.reset_parameters()
         return Draft(model=model, training=self, trainable=trainable)
 
 
