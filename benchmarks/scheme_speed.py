@@ -36,7 +36,7 @@ def ipguard(ensemble: Ensemble, x: Tensor, i: Tensor, j: Tensor, k: float) -> Te
 
 def fooled(ensemble: Ensemble, x: Tensor) -> Tensor:
     scheme, spec = DeepFoolFP(), ensemble.spec
-    return deepfool(ensemble.target, x, scheme.steps, scheme.candidates, scheme.overshoot, spec.low, spec.high)[0]
+    return deepfool(ensemble.target, x, scheme.steps, scheme.candidates, scheme.overshoot, spec)[0]
 
 
 def compare(name: str, ensemble: Ensemble, move: Callable[..., Tensor], *rows: Tensor) -> None:

@@ -205,7 +205,7 @@ def literal_deepfool(model, x0: Tensor, steps: int, candidates: int) -> Tensor:
 @pytest.mark.parametrize(("steps", "candidates"), [(50, 10), (50, 2), (1, 10)])
 def test_deepfool_is_that_of_one_image_at_a_time(ensemble, steps, candidates):
     x0 = ensemble.data[:40]
-    x, over = deepfool(ensemble.target, x0, steps, candidates, 0.02, LOW, HIGH)
+    x, over = deepfool(ensemble.target, x0, steps, candidates, 0.02, tiny.IMAGES)
     expected = torch.stack([literal_deepfool(ensemble.target, each, steps, candidates) for each in x0])
     assert torch.allclose(x, expected, atol=1e-4)
     changed = query(ensemble.target, expected).argmax(1) != query(ensemble.target, x0).argmax(1)
@@ -218,7 +218,7 @@ def test_deepfool_agrees_with_foolbox(ensemble):
     import foolbox
 
     target, x0 = ensemble.target, ensemble.data[:60]
-    x, over = deepfool(target, x0, 50, 10, 0.02, LOW, HIGH)
+    x, over = deepfool(target, x0, 50, 10, 0.02, tiny.IMAGES)
     own = query(target, x0).argmax(1)
     attacked = foolbox.PyTorchModel(tiny.frozen(target.net), bounds=(LOW, HIGH), device="cpu")
     expected = foolbox.attacks.L2DeepFoolAttack(steps=50, candidates=10, overshoot=0.02).run(attacked, x0, own)
@@ -234,7 +234,7 @@ def test_the_least_perturbed_definite_examples_are_kept(ensemble):
         first, second = query(ensemble.target, x).topk(2).values.unbind(1)
         return first - second
 
-    x, over = deepfool(ensemble.target, ensemble.data, 50, 10, 0.02, LOW, HIGH)
+    x, over = deepfool(ensemble.target, ensemble.data, 50, 10, 0.02, tiny.IMAGES)
     norms = (x - ensemble.data).flatten(1).norm(dim=1)
     level = gaps(x)[over].median().item()
     for definite in (0.0, level):
@@ -249,7 +249,7 @@ def test_the_least_perturbed_definite_examples_are_kept(ensemble):
 def test_deepfool_on_a_model_without_slope_moves_nothing():
     flat = tiny.Linear(torch.zeros(192, 4), torch.tensor([0.0, 1.0, 0.5, 0.0]))
     x0 = tiny.classifiers().data[:5]
-    x, over = deepfool(flat, x0, 50, 10, 0.02, LOW, HIGH)
+    x, over = deepfool(flat, x0, 50, 10, 0.02, tiny.IMAGES)
     assert torch.equal(x, x0)
     assert not over.any()
 

@@ -181,7 +181,7 @@ def inspect(file: File) -> int:
     table = Table(show_header=False)
     spec = found.spec
     facts = {
-        "queries": f"{len(found.queries)} of shape {spec.input_shape}, in [{spec.low:g}, {spec.high:g}]",
+        "queries": f"{len(found.queries)} of shape {spec.input_shape}, in {spec.box}",
         "answers": f"{spec.output} of shape {spec.output_shape}{f', {spec.unit}' if spec.unit else ''}",
         "scorer": ", ".join([found.scorer.kind, *(f"{k} {v}" for k, v in found.scorer.settings().items())]),
         "threshold": f"derived if the matching rate is above {found.threshold:g}",

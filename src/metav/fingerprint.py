@@ -57,10 +57,9 @@ class Fingerprint:
             )
         if not torch.isfinite(self.queries).all():
             raise UsageError("expected finite queries, got NaN or infinity: leave out models that answer with them.")
-        inside = (self.queries >= self.spec.low - 1e-6) & (self.queries <= self.spec.high + 1e-6)
-        if self.queries.dtype != torch.float32 or not inside.all():
+        if self.queries.dtype != torch.float32 or not self.spec.inside(self.queries):
             raise UsageError(
-                f"expected float32 queries in [{self.spec.low:g}, {self.spec.high:g}], got {self.queries.dtype} in "
+                f"expected float32 queries in {self.spec.box}, got {self.queries.dtype} in "
                 f"[{self.queries.min():g}, {self.queries.max():g}]: map them into the box of the inputs."
             )
         expected = (len(self.queries), *self.spec.output_shape)
@@ -120,8 +119,7 @@ class Fingerprint:
                 f"format {meta.get('format')}: use the metav release that wrote it."
             )
         try:
-            shapes = {name: tuple(meta["spec"][name]) for name in ("input_shape", "output_shape")}
-            spec = Spec(**{**meta["spec"], **shapes})
+            spec = Spec(**{name: _tuples(value) for name, value in meta["spec"].items()})
             parts = {name.removeprefix("scorer."): value for name, value in tensors.items() if name not in _OWN}
             scorer = rebuild(meta["scorer"]["kind"], meta["scorer"]["settings"], parts)
             made = cls(
@@ -154,3 +152,8 @@ class Fingerprint:
             "threshold": self.threshold,
             "provenance": dict(self.provenance),
         }
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples, which they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,17 +1,26 @@
-"""What a model takes and gives: shapes, the box of its inputs, the kind of its outputs."""
+"""What a model takes and gives: shapes, the box of its inputs, which inputs a form accepts, the kind of its outputs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
+
+from metav.errors import UsageError
 
 OutputKind = Literal["regression", "probabilities", "images"]
 
 Model: TypeAlias = Callable[[Tensor], Tensor]
 """Anything under test: a batch of inputs (n, *input_shape) in, outputs (n, *output_shape) out."""
+
+Bound: TypeAlias = float | tuple[float, ...]
+
+ROUNDING = 1e-6  # of a box's width: an input may lie so far outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,17 +32,98 @@ class Spec:
     input_shape, output_shape
         Shapes of one input and one output, without the batch axis.
     low, high
-        The box: each input value lies in [low, high].
+        The box: each input value lies in [low, high]. Of a table also one bound for each feature.
     output
         What an output is: `regression` (real values, `unit` tells of what), `probabilities` (softmax over classes)
         or `images` (values in [0, 1]).
     unit
         The unit of a regression's output, e.g. `mg/week`; empty otherwise.
+    steps
+        Of a table, the step of each feature's values, counted from its low bound; 0 for one that may have any value. A
+        whole number has 1, a yes or no the width of its box. Empty where no feature has a step.
+    one_hot
+        Of a table, groups of features of which exactly one has its high bound and all others have their low one.
+
+    Raises
+    ------
+    UsageError
+        Bounds, steps or groups do not fit the inputs; one sentence says which and how.
     """
 
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
-    low: float
-    high: float
+    low: Bound
+    high: Bound
     output: OutputKind
     unit: str = ""
+    steps: tuple[float, ...] = ()
+    one_hot: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        features = self.input_shape[0] if len(self.input_shape) == 1 else 0
+        for name, values in (("low", self.low), ("high", self.high), ("steps", self.steps or 0.0)):
+            if isinstance(values, tuple) and len(values) != features:
+                raise UsageError(
+                    f"expected one value for each of {features} features of a table in {name}, got {len(values)} for "
+                    f"inputs of shape {self.input_shape}: give one number, or one for each."
+                )
+        low, high = self.bounds()
+        if not bool((torch.isfinite(low) & torch.isfinite(high) & (low < high)).all()):
+            raise UsageError(f"expected low below high, both finite, got {self.low} and {self.high}: change the spec.")
+        if not all(0 <= step < math.inf for step in self.steps):
+            raise UsageError(f"expected finite steps of at least 0, got {self.steps}: 0 is for any value.")
+        listed = list(chain.from_iterable(self.one_hot))
+        if len(set(listed)) < len(listed) or not all(0 <= each < features for each in listed):
+            raise UsageError(
+                f"expected groups of different features, numbered from 0 to {features - 1}, got {self.one_hot}: "
+                "name each feature once."
+            )
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The low and the high bound, float32, each of shape () or (features,)."""
+        low, high = torch.broadcast_tensors(torch.tensor(self.low), torch.tensor(self.high))
+        return low.float(), high.float()
+
+    def clamp(self, x: Tensor) -> Tensor:
+        """Inputs (n, *input_shape) with values outside of the box moved to its border."""
+        return x.clamp(*self.bounds())
+
+    def inside(self, x: Tensor) -> bool:
+        """Whether all values of inputs (n, *input_shape) are in the box, to rounding."""
+        low, high = self.bounds()
+        slack = ROUNDING * (high - low)
+        return bool(((x >= low - slack) & (x <= high + slack)).all())
+
+    @property
+    def box(self) -> str:
+        """The box in words."""
+        if isinstance(self.low, tuple) or isinstance(self.high, tuple):
+            low, high = (tuple(f"{each:g}" for each in bound.tolist()) for bound in self.bounds())
+            return "(" + ", ".join(f"[{a}, {b}]" for a, b in zip(low, high, strict=True)) + ")"
+        return f"[{self.low:g}, {self.high:g}]"
+
+    @property
+    def restricted(self) -> bool:
+        """Whether a form rejects some inputs of the box."""
+        return any(self.steps) or bool(self.one_hot)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The inputs nearest to `x` (n, *input_shape) that a form accepts: on their steps, one of each group."""
+        low, high = self.bounds()
+        x = x.clamp(low, high)
+        if self.steps:
+            step = torch.tensor(self.steps)
+            apart = step.clamp_min(torch.finfo(torch.float32).tiny)
+            last = ((high - low) / apart + ROUNDING).floor()  # the high bound need not be on a step
+            x = torch.where(step > 0, low + step * ((x - low) / apart).round().minimum(last), x)
+        for group in map(list, self.one_hot):
+            least, most = (bound.expand(len(x), *self.input_shape)[:, group] for bound in (low, high))
+            chosen = ((x[:, group] - least) / (most - least)).argmax(1, keepdim=True)
+            x = x.index_copy(1, torch.tensor(group), least.scatter(1, chosen, most.gather(1, chosen)))
+        return x
+
+    def valid(self, x: Tensor) -> Tensor:
+        """Which of the inputs `x` (n, *input_shape) a form accepts, (n,), to rounding."""
+        low, high = self.bounds()
+        off = (x - self.nearest(x)).abs() > ROUNDING * (high - low) * 10
+        return ~off.flatten(1).any(1)

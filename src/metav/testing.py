@@ -60,8 +60,7 @@ def check_scheme(scheme: Scheme, ensemble: Ensemble, *, queries: int = 8, seed: 
     shape = (needs.per_query * queries, *spec.input_shape)
     _expect(tuple(made.queries.shape) == shape, f"queries of shape {shape}, got {tuple(made.queries.shape)}")
     low, high = made.queries.min().item(), made.queries.max().item()
-    inside = spec.low - 1e-6 <= low <= high <= spec.high + 1e-6
-    _expect(inside, f"queries in the box [{spec.low:g}, {spec.high:g}], got some in [{low:g}, {high:g}]")
+    _expect(spec.inside(made.queries), f"queries in the box {spec.box}, got some in [{low:g}, {high:g}]")
 
     models = (ensemble.target, *ensemble.positives, *ensemble.negatives)
     found = rates(made, models)

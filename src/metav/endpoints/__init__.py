@@ -116,8 +116,7 @@ def _reach(suspect: str, spec: Spec, access: Access) -> Endpoint:
 
         found = OnnxFile(Path(suspect), access.output)
     if access.box is not None or access.channels_last:
-        low, high = access.box or (spec.low, spec.high)
-        found = Prepared(found, (spec.low, spec.high, low, high), last=access.channels_last)
+        found = Prepared(found, spec, access.box, last=access.channels_last)
     return found
 
 

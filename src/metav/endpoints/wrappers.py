@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metav.endpoints.base import Endpoint, Wrapper, asked
 from metav.errors import EndpointError
+from metav.spec import Spec
 from metav.suspects.facade import Change
 
 
@@ -52,21 +53,23 @@ class Prepared(Wrapper):
     ----------
     inner
         The endpoint.
+    spec
+        Of the fingerprint, whose box the inputs are in.
     box
-        The lowest and highest value of the fingerprint's inputs, and the two that the API has for them.
+        The lowest and highest value that the API has for them; None for the same.
     last
         Move the first axis of an input to the end: (channels, height, width) to (height, width, channels).
     """
 
-    def __init__(self, inner: Endpoint, box: tuple[float, float, float, float], *, last: bool = False) -> None:
+    def __init__(self, inner: Endpoint, spec: Spec, box: tuple[float, float] | None, *, last: bool = False) -> None:
         super().__init__(inner)
-        self.box, self.last = box, last
+        self.spec, self.box, self.last = spec, box, last
 
     def query(self, batch: Tensor) -> Tensor:
         """The answers to the inputs as the API wants them."""
-        low, high, to_low, to_high = self.box
-        if (low, high) != (to_low, to_high):
-            batch = to_low + (batch - low) * ((to_high - to_low) / (high - low))
+        if self.box is not None:
+            low, high = self.spec.bounds()
+            batch = self.box[0] + (batch - low) * ((self.box[1] - self.box[0]) / (high - low))
         return self.inner.query(batch.movedim(1, -1) if self.last else batch)
 
 

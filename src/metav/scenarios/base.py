@@ -210,11 +210,12 @@ class Scenario:
         generator = torch.Generator().manual_seed(MADE.index(data))
         even, noise = (draw(public.x.shape, generator=generator) for draw in (torch.rand, torch.randn))
         other = public.x[torch.randperm(len(public.x), generator=generator)]
-        middle, half = (spec.high + spec.low) / 2, (spec.high - spec.low) / 2
+        low, high = spec.bounds()
+        middle, half = (high + low) / 2, (high - low) / 2
         x = {
             "box": lambda: middle + half * (2 * even - 1),
             "corners": lambda: middle + half * noise.sign(),
-            "noisy": lambda: (public.x + 0.3 * half * noise).clamp(spec.low, spec.high),
+            "noisy": lambda: spec.clamp(public.x + 0.3 * half * noise),
             "mixed": lambda: torch.where(even < 0.3, other, public.x),
         }[data]()
         return Part(x=x, y=torch.zeros_like(public.y))

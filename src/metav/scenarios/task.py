@@ -250,10 +250,15 @@ def _check_part(name: str, part: Part, spec: Spec) -> None:
             f"expected float32 inputs of shape (n, {', '.join(map(str, spec.input_shape))}) in the part {name}, got "
             f"{part.x.dtype} of shape {shape}: check spec.input_shape, and the order of the axes."
         )
-    if not (torch.isfinite(part.x).all() and spec.low - 1e-6 <= part.x.min() and part.x.max() <= spec.high + 1e-6):
+    if not torch.isfinite(part.x).all() or not spec.inside(part.x):
         raise UsageError(
-            f"expected inputs in [{spec.low:g}, {spec.high:g}] in the part {name}, got values in [{part.x.min():g}, "
+            f"expected inputs in {spec.box} in the part {name}, got values in [{part.x.min():g}, "
             f"{part.x.max():g}]: scale them, or give the box that they have in spec."
+        )
+    if not (rows := spec.valid(part.x)).all():
+        raise UsageError(
+            f"expected rows that fit spec.steps and spec.one_hot in the part {name}, got {int((~rows).sum())} of "
+            f"{shape[0]} that do not, the first is row {int((~rows).nonzero()[0])}: correct the rows or the spec."
         )
     wanted = (shape[0],) if spec.output == "probabilities" else (shape[0], *spec.output_shape)
     if tuple(part.y.shape) != wanted:

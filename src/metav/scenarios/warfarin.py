@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
-from metav.scenarios.warfarin_data import FEATURES, parts
+from metav.scenarios.warfarin_data import FEATURES, ONE_HOT, STEPS, parts
 from metav.scenarios.warfarin_nets import HIDDEN, STRANGE, UNUSUAL, mlp
 from metav.scenarios.warfarin_open import outsiders
 from metav.scenarios.warfarin_open import suspects as strangers
@@ -83,6 +83,8 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
             high=1.0,
             output="regression",
             unit="mg/week",
+            steps=STEPS,
+            one_hot=ONE_HOT,
         ),
         parts=parts(),
         architectures={

@@ -18,6 +18,10 @@ Table = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 FEATURES = 31
 DOSE = "Therapeutic Dose of Warfarin"
+# Of the form that a clinic fills in: height and weight, four drugs and smoking, then one choice each of race, age,
+# CYP2C9 and VKORC1. Scaled to [-1, 1] a yes or no is a step of 2.
+ONE_HOT = (tuple(range(7, 11)), tuple(range(11, 20)), tuple(range(20, 27)), tuple(range(27, 31)))
+STEPS = (0.0, 0.0, *[2.0] * 29)
 SPLIT_SEED = 0
 PATIENTS = 5741
 OWN, PUBLIC = 2350, 2350  # the remaining 1,041 are the test part

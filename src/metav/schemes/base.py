@@ -140,6 +140,15 @@ def check_queries(queries: int) -> None:
         raise UsageError(f"expected at least 1 query, got {queries}: the paper uses --queries 100.")
 
 
+def check_form(valid: int, ensemble: Ensemble) -> None:
+    """Refuse `valid` queries where nothing says which are."""
+    if valid and not ensemble.spec.restricted:
+        raise UsageError(
+            "expected a table whose spec has steps or one_hot groups for valid=1, got one where each row of the box is "
+            "valid: leave the option out."
+        )
+
+
 def check_at_least(**options: tuple[int, int]) -> None:
     """Refuse options, each given as (value, least), that are below what they must be at least."""
     for name, (value, low) in options.items():

@@ -19,7 +19,7 @@ from torch import Tensor
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
-from metav.schemes.base import Ensemble, Needs, check_at_least, check_use
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use
 from metav.schemes.cohort_answers import Answers, Conditioned, candidates, choose, information
 from metav.schemes.cohort_exact import rank
 from metav.schemes.metav import box, unbox
@@ -46,6 +46,8 @@ class Cohort:
     exact
         1 for a p-value that holds for any stranger (`metav.schemes.cohort_exact`): the rate is 1 - p and the threshold
         at p = `level`. Then `steps`, `lr` and `independents` decide nothing.
+    valid
+        1 for queries that a form accepts: all candidates are the nearest valid rows, refined as MetaV does.
     """
 
     needs: ClassVar[Needs] = Needs(suspect="anything", suspects=True, cohort=True)
@@ -58,9 +60,10 @@ class Cohort:
     independents: float = 0.5
     exact: int = 0
     level: float = 0.01
+    valid: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least(pool=(self.pool, 0), steps=(self.steps, 0), exact=(self.exact, 0))
+        check_at_least(pool=(self.pool, 0), steps=(self.steps, 0), exact=(self.exact, 0), valid=(self.valid, 0))
         if not 0 < self.level < 1:
             raise UsageError(f"expected a level between 0 and 1, got {self.level}: change the option.")
         positive, shares = (self.lr, self.ridge), (self.near, self.independents)
@@ -73,6 +76,7 @@ class Cohort:
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Choose N = `queries`, refine those that are not real data, and keep the teachers' answers to them."""
         check_use("cohort", self.needs, ensemble, queries)
+        check_form(self.valid, ensemble)
         if ensemble.cohort is None:
             raise UsageError("expected a matched-teacher cohort, got none: run metav zoo build with --cohort.")
         if self.exact and (ensemble.cohort.teachers + 1) * self.level <= 1:
@@ -86,6 +90,7 @@ class Cohort:
         generator = torch.Generator().manual_seed(seed)
         answers = Answers(ensemble, ensemble.cohort, self.independents)
         x, real = candidates(ensemble, self.pool, generator)
+        x = ensemble.spec.nearest(x) if self.valid else x
         scorer: CohortMatch | CohortRank
         if self.exact:
             with torch.no_grad():
@@ -117,14 +122,14 @@ class Cohort:
         w = unbox(x[near:], answers.ensemble).requires_grad_(True)
         optimiser = Adam([w], self.lr)
         for _ in range(self.steps):
-            x = torch.cat([real, box(w, answers.ensemble)])
+            x = torch.cat([real, box(w, answers.ensemble, self.valid)])
             independent = answers.independent(x)
             found = []
             for index in torch.randperm(len(kinds), generator=generator)[:KINDS_A_STEP].tolist():
                 kind = answers.moments(answers.of(kinds[index], x), independent)
                 found += [information(kind, self.ridge), information(kind.after(near), self.ridge)]
             optimiser.step(torch.autograd.grad(-torch.stack(found).log().mean(), [w]))
-        return torch.cat([real, box(w.detach(), answers.ensemble)])
+        return torch.cat([real, box(w.detach(), answers.ensemble, self.valid)])
 
     @torch.no_grad()
     def _match(self, answers: Answers, x: Tensor, near: int) -> CohortMatch:

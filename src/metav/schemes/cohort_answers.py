@@ -148,7 +148,8 @@ def candidates(ensemble: Ensemble, pool: int, generator: torch.Generator) -> tup
     The others are, in equal shares, real data with noise, noise in all of the box, noise near its middle, and corners.
     """
     real, spec = ensemble.data, ensemble.spec
-    middle, half = (spec.high + spec.low) / 2, (spec.high - spec.low) / 2
+    low, high = spec.bounds()
+    middle, half = (high + low) / 2, (high - low) / 2
 
     def noise(count: int) -> Tensor:
         return torch.randn(count, *spec.input_shape, generator=generator)
@@ -161,7 +162,7 @@ def candidates(ensemble: Ensemble, pool: int, generator: torch.Generator) -> tup
         middle + half * (0.4 * noise(counts[2])).tanh(),
         middle + half * noise(counts[3]).sign(),
     ]
-    x = torch.cat([real, *others]).clamp(spec.low, spec.high)
+    x = spec.clamp(torch.cat([real, *others]))
     return x, torch.arange(len(x)) < len(real)
 
 

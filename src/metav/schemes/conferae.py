@@ -124,15 +124,15 @@ class ConferAE:
         """Move some examples by the surrogates and references `drawn` for each step."""
         spec, unit = ensemble.spec, width(ensemble.spec)
         delta = torch.zeros_like(x0, requires_grad=True)
-        optimiser = Adam([delta], self.lr * unit)
+        optimiser = Adam([delta], self.lr)  # in widths of the box
         clean = probabilities(ensemble.target, x0).detach()
         for surrogates, references in drawn:
-            loss = conferrable_loss(ensemble.target, x0 + delta, clean, surrogates, references)
+            loss = conferrable_loss(ensemble.target, x0 + unit * delta, clean, surrogates, references)
             optimiser.step(torch.autograd.grad(loss, [delta]))
             with torch.no_grad():
-                delta.clamp_(-self.eps * unit, self.eps * unit)
-                delta.copy_((x0 + delta).clamp(spec.low, spec.high) - x0)
-        return ((x0 + delta).detach(),)
+                delta.clamp_(-self.eps, self.eps)
+                delta.copy_((spec.clamp(x0 + unit * delta) - x0) / unit)
+        return (spec.clamp(x0 + unit * delta).detach(),)
 
     def _draw(self, models: Sequence[Model], generator: torch.Generator) -> list[Model]:
         """A random sub-ensemble, drawn again while it is empty."""

@@ -26,7 +26,7 @@ from metav.schemes.base import (
 )
 from metav.schemes.points import starts
 from metav.scorers import LabelAgreement
-from metav.spec import Model
+from metav.spec import Model, Spec
 from metav.verification import query
 
 
@@ -74,9 +74,8 @@ class DeepFoolFP:
         generator = torch.Generator().manual_seed(seed)
         count = max(queries, min(self.pool * queries, len(ensemble.data)))
         x0 = starts(ensemble, count, generator)
-        low, high = ensemble.spec.low, ensemble.spec.high
         x, over = engine.rows(
-            lambda x0: deepfool(ensemble.target, x0, self.steps, self.candidates, self.overshoot, low, high), x0
+            lambda x0: deepfool(ensemble.target, x0, self.steps, self.candidates, self.overshoot, ensemble.spec), x0
         )
         with torch.no_grad():
             first, second = log_probabilities(ensemble.target, x).exp().topk(2, dim=1).values.unbind(1)
@@ -99,7 +98,7 @@ class DeepFoolFP:
 
 
 def deepfool(
-    model: Model, x0: Tensor, steps: int, candidates: int, overshoot: float, low: float, high: float
+    model: Model, x0: Tensor, steps: int, candidates: int, overshoot: float, spec: Spec
 ) -> tuple[Tensor, Tensor]:
     """DeepFool in the L2 norm for n points at once.
 
@@ -128,7 +127,7 @@ def deepfool(
         rows = torch.arange(len(open_))
         size = (f[rows, nearest].abs() + 1e-4) / (norms[rows, nearest].square() + 1e-12)
         total[open_] += size.view(-1, *[1] * (x.dim() - 1)) * w[rows, nearest]
-        x[open_] = (x0[open_] + (1 + overshoot) * total[open_]).clamp(low, high)
+        x[open_] = spec.clamp(x0[open_] + (1 + overshoot) * total[open_])
     return x, labels(model, x) != own
 
 

@@ -93,7 +93,7 @@ class IPGuard:
             losses[open_] = loss.detach()
             moving = loss.detach() > 0
             rows.step(open_[moving], slope[moving])
-            rows.x.clamp_(ensemble.spec.low, ensemble.spec.high)
+            rows.x.clamp_(*ensemble.spec.bounds())
         return rows.x, losses
 
 

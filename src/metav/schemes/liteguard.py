@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
-from metav.schemes.base import Ensemble, Needs, check_at_least, check_queries
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_queries
 from metav.schemes.metav import box, sample
 from metav.scorers import LocalVerifiers
 
@@ -30,6 +30,8 @@ class LiteGuard:
         Number of steps, and the rate of Adam for queries and verifiers.
     target, negative
         Weights of the losses on the target and on negatives; that on positives has 1.
+    valid
+        1 for queries that a form accepts, as MetaV makes them.
     """
 
     needs: ClassVar[Needs] = Needs(suspect="anything", suspects=True, data=False, snapshots=True)
@@ -38,9 +40,10 @@ class LiteGuard:
     lr: float = 0.001
     target: float = 0.5
     negative: float = 1.5
+    valid: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least(iterations=(self.iterations, 1))
+        check_at_least(iterations=(self.iterations, 1), valid=(self.valid, 0))
         weights = (self.target, self.negative)
         if not 0 < self.lr < float("inf") or not all(0 <= weight < float("inf") for weight in weights):
             raise UsageError(
@@ -51,6 +54,7 @@ class LiteGuard:
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Learn N = `queries` pairs; a suspect is called derived above a mean of 0.5."""
         check_queries(queries)
+        check_form(self.valid, ensemble)
         generator = torch.Generator().manual_seed(seed)
         w = torch.randn(queries, *ensemble.spec.input_shape, generator=generator).requires_grad_(True)
         with torch.random.fork_rng(devices=[]):
@@ -58,7 +62,7 @@ class LiteGuard:
             verifiers = LocalVerifiers(queries, torch.Size(ensemble.spec.output_shape).numel())
         self._learn(ensemble, w, verifiers, generator)
         return Fingerprint(
-            queries=box(w.detach(), ensemble),
+            queries=box(w.detach(), ensemble, self.valid),
             scorer=verifiers.eval().requires_grad_(False),
             spec=ensemble.spec,
             provenance={"scheme": "liteguard", "seed": seed, "options": asdict(self)},
@@ -71,7 +75,7 @@ class LiteGuard:
         weights = torch.tensor([self.negative, self.target, 1.0])[:, None]
         for _ in range(self.iterations):
             (negative,), (positive,) = (sample(side, 1, generator) for side in (ensemble.negatives, ensemble.positives))
-            x = box(w, ensemble)
+            x = box(w, ensemble, self.valid)
             answers = torch.stack([model(x).flatten(1) for model in (negative, ensemble.target, positive)])
             losses = binary_cross_entropy_with_logits(verifiers(answers), truth, reduction="none")
             optimiser.step(torch.autograd.grad((weights * losses).sum(), optimiser.parameters))

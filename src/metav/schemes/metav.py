@@ -16,7 +16,7 @@ from torch import Tensor
 from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
-from metav.schemes.base import Ensemble, Needs, check_queries
+from metav.schemes.base import Ensemble, Needs, check_form, check_queries
 from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
 from metav.spec import Model
 
@@ -40,6 +40,9 @@ class MetaV:
         Positive and negative models sampled in each step, of each kind; the paper samples one.
     query_lr
         Learning rate of the queries where it should differ from `lr`; 0 for the same.
+    valid
+        1 for queries that a form accepts, by the steps and groups of a table's `Spec`: in each iteration the models see
+        the nearest valid rows, and the gradient is that of the rows before (straight-through, Bengio et al., 2013).
 
     The box of the queries is that of the target's `Spec`.
     """
@@ -55,13 +58,14 @@ class MetaV:
     clip: float = 3.0
     batch: int = 1
     query_lr: float = 0.0
+    valid: int = 0
 
     def __post_init__(self) -> None:
         if self.start not in ("noise", "data"):
             raise unknown("start of the queries", self.start, ("noise", "data"))
         if self.standardise not in ("none", "robust"):
             raise unknown("standardisation", self.standardise, ("none", "robust"))
-        for name, low in (("iterations", 1), ("depth", 0), ("width", 1), ("batch", 1)):
+        for name, low in (("iterations", 1), ("depth", 0), ("width", 1), ("batch", 1), ("valid", 0)):
             if getattr(self, name) < low:
                 raise UsageError(f"expected {name} of at least {low}, got {getattr(self, name)}: change the option.")
         for name in ("lr", "clip", "query_lr"):
@@ -72,13 +76,14 @@ class MetaV:
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Learn N = `queries` queries and their meta-verifier; the threshold is p+ > p-."""
         check_queries(queries)
+        check_form(self.valid, ensemble)
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             w, verifier = self._start(ensemble, queries, generator)
         self._learn(ensemble, w, verifier, generator)
         return Fingerprint(
-            queries=box(w.detach(), ensemble),
+            queries=box(w.detach(), ensemble, self.valid),
             scorer=verifier.eval().requires_grad_(False),
             spec=ensemble.spec,
             threshold=0.5,
@@ -93,7 +98,7 @@ class MetaV:
         for _ in range(self.iterations):
             negatives = sample(ensemble.negatives, k, generator)
             positives = sample(ensemble.positives, k, generator)
-            x = box(w, ensemble)
+            x = box(w, ensemble, self.valid)
             answers = torch.stack([model(x).flatten() for model in (*negatives, ensemble.target, *positives)])
             log_p = verifier(answers)
             # equation 1, to be maximised: log p+(M+) + log p+(F) + log p-(M-)
@@ -112,7 +117,7 @@ class MetaV:
         robust = self.standardise == "robust"
         verifier = MetaVerifier(size, self.depth, self.width, self.clip if robust else 0.0)
         if robust:
-            x = box(w, ensemble)
+            x = box(w, ensemble, self.valid)
             models = (*ensemble.negatives, ensemble.target, *ensemble.positives)
             answers = torch.stack([model(x).flatten() for model in models])
             low, centre, high = answers.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0)
@@ -123,15 +128,19 @@ class MetaV:
         return w.requires_grad_(True), verifier
 
 
-def box(w: Tensor, ensemble: Ensemble) -> Tensor:
-    """Section 4.3: x = tanh(w), mapped affinely from [-1, 1] to the box of the inputs."""
-    low, high = ensemble.spec.low, ensemble.spec.high
-    return (high - low) / 2 * w.tanh() + (high + low) / 2
+def box(w: Tensor, ensemble: Ensemble, valid: int = 0) -> Tensor:
+    """Section 4.3: x = tanh(w), mapped affinely from [-1, 1] to the box of the inputs; `valid` for the nearest rows."""
+    low, high = ensemble.spec.bounds()
+    x = (high - low) / 2 * w.tanh() + (high + low) / 2
+    if not valid:
+        return x
+    row = ensemble.spec.nearest(x.detach())
+    return row + (x - x.detach())  # exactly the row, with the gradient of x
 
 
 def unbox(x: Tensor, ensemble: Ensemble) -> Tensor:
     """Inverse of `box`; inputs on the border are moved a little inside, where tanh still has a slope."""
-    low, high = ensemble.spec.low, ensemble.spec.high
+    low, high = ensemble.spec.bounds()
     return ((2 * x - high - low) / (high - low)).clamp(-0.99, 0.99).atanh()
 
 

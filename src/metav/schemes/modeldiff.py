@@ -68,7 +68,7 @@ class ModelDiff:
         """Projected gradient ascent from random starts, all partners at once."""
         spec, unit = ensemble.spec, width(ensemble.spec)
         eps, step = self.eps * unit, self.step * unit
-        low, high = (x - eps).clamp_min(spec.low), (x + eps).clamp_max(spec.high)
+        low, high = spec.clamp(x - eps), spec.clamp(x + eps)
         clean = query(ensemble.target, x).flatten(1)
         partner = torch.lerp(low, high, torch.rand(x.shape, generator=generator))
         for _ in range(self.steps):

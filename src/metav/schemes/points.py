@@ -12,9 +12,10 @@ from metav.schemes.base import Ensemble, labels
 from metav.spec import Spec
 
 
-def width(spec: Spec) -> float:
-    """Width of the box of inputs: published step sizes are for a width of 1."""
-    return spec.high - spec.low
+def width(spec: Spec) -> Tensor:
+    """Width of the box of inputs, () or (features,): published step sizes are for a width of 1."""
+    low, high = spec.bounds()
+    return high - low
 
 
 def starts(ensemble: Ensemble, count: int, generator: torch.Generator) -> Tensor:
@@ -58,7 +59,7 @@ def enough(found: int, count: int) -> None:
 class Rows:
     """Adam (Kingma and Ba, ICLR 2015) on the rows of `x`, each with its own count of steps; `x` (n, ...) is changed."""
 
-    def __init__(self, x: Tensor, lr: float) -> None:
+    def __init__(self, x: Tensor, lr: float | Tensor) -> None:
         self.x, self.lr = x.clone(), lr
         self.mean, self.square = torch.zeros_like(x), torch.zeros_like(x)
         self.steps = torch.zeros(len(x))
