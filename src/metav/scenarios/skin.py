@@ -36,9 +36,9 @@ class Size:
     """How big a profile is.
 
     `half` counts the images of the owner, and as many public ones; `test` those of the test part. `epochs` and `lr`
-    are for a model from scratch, or a student, by architecture; `tuning` epochs are for fine-tuning and retraining, at
-    `tuning_lr`. The cohort has `teachers` and `copies` of the target; its students M and small learn for `student` and
-    `small` epochs.
+    are for a model from scratch, by architecture; a student learns `taught` times as long, as probabilities tell it
+    more than classes do. `tuning` epochs are for fine-tuning and retraining, at `tuning_lr`. The cohort has `teachers`
+    and `copies` of the target; its students M and small learn for `student` and `small` epochs.
     """
 
     half: int
@@ -51,6 +51,7 @@ class Size:
     copies: int
     student: int
     small: int
+    taught: int = 1
     batch: int = 32
     tuning_lr: float = 0.0003  # from a good model: a third of the target's rate
     recovery: int = 1  # epoch of fine-tuning after filter pruning
@@ -85,8 +86,9 @@ SIZES: Mapping[Profile, Size] = {
         test=2005,
         architectures=_networks(32, 64),
         # python benchmarks/skin_recipe.py shows accuracy and seconds on the validation split
-        epochs={"S": 7, "M": 5, "L": 2, "XL": 4, "XXL": 3},
-        lr={"S": 0.001, "M": 0.001, "L": 0.001, "XL": 0.001, "XXL": 0.0005},
+        epochs={"S": 9, "M": 5, "L": 3, "XL": 8, "XXL": 4},
+        lr={"S": 0.0005, "M": 0.001, "L": 0.001, "XL": 0.001, "XXL": 0.0005},
+        taught=2,
         tuning=2,
         teachers=24,
         copies=4,
@@ -193,7 +195,7 @@ def _table_3(size: Size) -> Iterator[Suspect]:
     for student, count in DISTILLED.items():
         for seed in range(1, count + 1):
             settings = f"lr={size.lr[student]},batch={size.batch},seed={seed},student={student}"
-            link = f"distill(public,{size.epochs[student]}ep,{settings})"
+            link = f"distill(public,{size.taught * size.epochs[student]}ep,{settings})"
             yield Suspect(lineage=f"target>{link}", family=f"Distillation {student}", positive=True)
     for name, count in TRAINED.items():
         for index in range(count):  # half on the owner's data, half on public data
