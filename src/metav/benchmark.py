@@ -12,6 +12,7 @@ from metav import cells, engine, protocols, schemes
 from metav.cells import Cell, CellResult, Score
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
+from metav.frozen import folded
 from metav.protocols import Protocol
 from metav.scenarios import Suspect
 from metav.scenarios.base import CohortPlan, Outsider
@@ -47,11 +48,11 @@ def ensemble(
         lineages = [suspect.lineage for suspect in suspects if suspect.positive is positive]
         if snapshots:
             lineages += [each for lineage in lineages for each in zoo.snapshots(lineage)]
-        return [zoo.load(lineage) for lineage in lineages]
+        return [folded(zoo.load(lineage)) for lineage in lineages]
 
     public = zoo.scenario.parts["public"]
     return Ensemble(
-        target=zoo.load("target"),
+        target=folded(zoo.load("target")),
         positives=side(True),
         negatives=side(False),
         spec=zoo.scenario.spec,
@@ -67,11 +68,11 @@ def _cohort(zoo: Zoo, plan: CohortPlan, left_out: Callable[[str], bool]) -> Coho
     return CohortModels(
         teachers=plan.teachers,
         kinds={
-            kind: together([zoo.load(each) for each in lineages])
+            kind: together([folded(zoo.load(each)) for each in lineages])
             for kind, lineages in kinds.items()
             if not left_out(lineages[-1])  # of the target; its teachers are of its architecture always
         },
-        others=[zoo.load(each) for each in plan.others if not left_out(each)],
+        others=[folded(zoo.load(each)) for each in plan.others if not left_out(each)],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -113,6 +113,11 @@ class Ensemble:
             got = f"class {found[0]} for all" if found else "none"
             raise UsageError(f"expected examples of at least two known classes, got {got}: give labelled data.")
         return self.labels
+
+    def changed(self, change: Callable[[Model], Model]) -> Ensemble:
+        """The same with another form of each model but the cohort's."""
+        positives, negatives = (list(map(change, side)) for side in (self.positives, self.negatives))
+        return replace(self, target=change(self.target), positives=positives, negatives=negatives)
 
     def __post_init__(self) -> None:
         for side, models in (("positive", self.positives), ("negative", self.negatives)):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
+from metav.frozen import halved
 from metav.optim import Adam
 from metav.schemes.base import Ensemble, Needs, check_form, check_queries
 from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
@@ -43,6 +44,9 @@ class MetaV:
     valid
         1 for queries that a form accepts, by the steps and groups of a table's `Spec`: in each iteration the models see
         the nearest valid rows, and the gradient is that of the rows before (straight-through, Bengio et al., 2013).
+    half
+        1 for models that are asked in bfloat16, which is faster where the processor computes with it; the target is
+        fingerprinted all the same, as rounding moves an answer less than a theft does.
 
     The box of the queries is that of the target's `Spec`.
     """
@@ -59,13 +63,14 @@ class MetaV:
     batch: int = 1
     query_lr: float = 0.0
     valid: int = 0
+    half: int = 0
 
     def __post_init__(self) -> None:
         if self.start not in ("noise", "data"):
             raise unknown("start of the queries", self.start, ("noise", "data"))
         if self.standardise not in ("none", "robust"):
             raise unknown("standardisation", self.standardise, ("none", "robust"))
-        for name, low in (("iterations", 1), ("depth", 0), ("width", 1), ("batch", 1), ("valid", 0)):
+        for name, low in (("iterations", 1), ("depth", 0), ("width", 1), ("batch", 1), ("valid", 0), ("half", 0)):
             if getattr(self, name) < low:
                 raise UsageError(f"expected {name} of at least {low}, got {getattr(self, name)}: change the option.")
         for name in ("lr", "clip", "query_lr"):
@@ -77,6 +82,8 @@ class MetaV:
         """Learn N = `queries` queries and their meta-verifier; the threshold is p+ > p-."""
         check_queries(queries)
         check_form(self.valid, ensemble)
+        if self.half:
+            ensemble = ensemble.changed(halved)
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -1,0 +1,88 @@
+"""Frozen models that are asked often, made cheap to ask: batch norm as part of the weights, weights in bfloat16."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from itertools import chain
+from typing import TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from metav.spec import Model
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+HALVED = (nn.Linear, *CONVOLUTIONS)  # what autocast computes in bfloat16
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class _Tracer(fx.Tracer):
+    """Follows what a model does down to its convolutions, whatever class of ours they are."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, CONVOLUTIONS) or super().is_leaf_module(m, module_qualified_name)
+
+
+def folded(model: Module) -> Module:
+    """A copy of a model in eval mode in which each batch norm right behind a convolution is part of its weights.
+
+    Its answers are the model's, to rounding; all other weights are shared with it. A batch norm stays where others see
+    what it is given too, and all of them where the model cannot be followed (`torch.fx`).
+    """
+    if not any(isinstance(module, NORMS) for module in model.modules()):
+        return model
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # whatever a user's model does that torch.fx cannot follow
+        return model
+    found = _shared(model)
+    modules = dict(found.named_modules())
+    called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for node in graph.nodes:
+        if node.op != "call_module" or not isinstance(modules[str(node.target)], NORMS):
+            continue
+        source, norm = node.args[0], str(node.target)
+        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
+            continue
+        convolution = str(source.target)
+        once = called.count(norm) == called.count(convolution) == 1
+        if once and isinstance(modules[convolution], CONVOLUTIONS):
+            transposed = "Transpose" in type(modules[convolution]).__name__
+            fused = fuse_conv_bn_eval(modules[convolution], modules[norm], transposed)
+            found.set_submodule(convolution, fused.requires_grad_(False))
+            found.set_submodule(norm, nn.Identity())
+    return found
+
+
+class Halved(nn.Module):
+    """A frozen model whose matrix work is done in bfloat16, with its weights in it; answers are float32.
+
+    Answers have two to three digits. Processors without bfloat16 only emulate it, slower than float32.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = _shared(model)
+        for name, module in list(self.named_modules()):
+            if isinstance(module, HALVED):
+                self.set_submodule(name, deepcopy(module).to(torch.bfloat16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The model's answers, float32."""
+        with torch.autocast(x.device.type, torch.bfloat16):
+            answers: Tensor = self.model(x)
+        return answers.float()
+
+
+def halved(model: Model) -> Model:
+    """`Halved`, if it is a module; any other model as it is."""
+    return Halved(model) if isinstance(model, nn.Module) else model
+
+
+def _shared(model: Module) -> Module:
+    """A copy of the modules, with the same weights."""
+    tensors = chain(model.parameters(), model.buffers())
+    return deepcopy(model, {id(tensor): tensor for tensor in tensors})

@@ -1,0 +1,125 @@
+"""Models made cheap to ask answer as they did, and are left as they were."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from metav import scenarios, schemes
+from metav.frozen import Halved, folded, halved
+from metav.scenarios import fashion_nets, skin_nets
+from metav.suspects.base import seeded
+
+IMAGES = torch.rand(4, 3, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
+MAKERS = {
+    "S": (partial(skin_nets.squeezenet, 64), IMAGES, 0),
+    "M": (partial(skin_nets.resnet, 32), IMAGES, 0),
+    "L": (partial(skin_nets.densenet, 32, (1, 1, 1, 1)), IMAGES, 8),  # of norms before convolutions
+    "XL": (partial(skin_nets.alexnet, 64), IMAGES, 0),
+    "XXL": (partial(skin_nets.vgg, 32), IMAGES, 0),
+    "generator": (lambda: fashion_nets.dcgan().generator, torch.randn(4, 100), 0),
+}
+
+
+def worn(make) -> nn.Module:
+    """A model whose batch norms have seen something: none is the identity."""
+    with seeded(3):
+        model = make()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 2)
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.2)
+    return tiny.frozen(model)
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_folded_model_gives_the_same_answers_and_gradients(name):
+    make, x, left = MAKERS[name]
+    model = worn(make)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    made = folded(model)
+    assert norms(made) == left < norms(model)
+    x = x.clone().requires_grad_(True)
+    answers = [each(x) for each in (model, made)]
+    torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-4)
+    slopes = [torch.autograd.grad(each.square().sum(), x)[0] for each in answers]
+    assert (slopes[0] - slopes[1]).norm() < 0.02 * slopes[0].norm()  # rounding decides where two pixels tie in a pool
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_all_models_of_a_zoo_can_be_followed():
+    for scenario in (scenarios.load("skin", "smoke"), scenarios.load("fashion", "smoke")):
+        for name in scenario.architectures:
+            model = scenario.fresh(name, 0).eval()
+            whole = getattr(model, "generator", model)
+            if norms(whole):
+                assert norms(folded(whole)) < norms(whole), name
+
+
+class Shared(nn.Module):
+    """A batch norm whose input others see, and a convolution that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.twice = nn.Conv2d(3, 3, 3, 1, 1), nn.Conv2d(3, 3, 3, 1, 1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(3))
+
+    def forward(self, x):
+        y = self.seen(x)
+        y = y + self.norms[0](y)
+        return self.norms[2](self.twice(self.norms[1](self.twice(y))))
+
+
+class Undecided(nn.Module):
+    """What it does depends on what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
+
+    def forward(self, x):
+        return self.net(x) if x.mean() > 0 else self.net(-x)
+
+
+@pytest.mark.parametrize("kind", [Shared, Undecided])
+def test_a_norm_that_cannot_be_folded_stays(kind):
+    model = worn(kind)
+    made = folded(model)
+    assert norms(made) == norms(model)
+    torch.testing.assert_close(made(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_halved_model_answers_nearly_the_same_in_float32_and_leaves_the_model_alone(name):
+    make, x, _ = MAKERS[name]
+    model = worn(make)
+    made = Halved(folded(model))
+    answers, expected = made(x), model(x)
+    assert answers.dtype == torch.float32
+    assert 0 < (answers - expected).abs().max() < 0.03
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.bfloat16 in {p.dtype for p in made.parameters()}
+
+
+def test_a_lone_layer_can_be_halved_and_what_is_no_module_stays():
+    layer = tiny.frozen(nn.Linear(3, 2))
+    assert Halved(layer).model.weight.dtype == torch.bfloat16
+    assert layer.weight.dtype == torch.float32
+    assert halved(torch.sin) is torch.sin
+
+
+def test_a_fingerprint_learnt_in_bfloat16_tells_float32_models_apart():
+    ensemble = tiny.classifiers()
+    made = schemes.get("metav(iterations=400,lr=0.01,half=1)").construct(ensemble, queries=10, seed=0)
+    rates = [[made.score(model(made.queries)) for model in side] for side in (ensemble.positives, ensemble.negatives)]
+    assert min(rates[0]) > 0.5 > max(rates[1])
