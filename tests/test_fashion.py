@@ -18,7 +18,8 @@ from metav.cli import main
 from metav.engine import one_thread
 from metav.errors import IntegrityError, StorageError
 from metav.scenarios import data, fashion, fashion_data
-from metav.scenarios.fashion_judge import frechet, judge, same_garment
+from metav.scenarios.fashion_judge import judge, same_garment
+from metav.scenarios.quality import frechet
 from metav.suspects.base import all_names, layers
 from metav.zoo import Zoo
 

@@ -25,6 +25,23 @@ def part(rows: int = 40, seed: int = 0, *, doses: bool = False) -> Part:
     return Part(x=x, y=x[:, :2].contiguous() if doses else (x[:, 0] > 0).long())
 
 
+def codes(count: int = 60, seed: int = 0) -> Part:
+    """Codes of a generator, and images that have nothing to do with them: bright squares on a dark ground."""
+    x = part(count, seed).x
+    y, places = torch.zeros(count, 1, 12, 12), torch.randint(6, (count, 2))
+    for image, (row, column) in zip(y, places.tolist(), strict=True):
+        image[:, row : row + 6, column : column + 6] = 1
+    return Part(x=x, y=y)
+
+
+CODES = {name: Part(x=part().x, y=part(doses=True).y) for name in ("own", "public", "test")}
+
+
+def painter(hidden: int = 32) -> nn.Module:
+    layers = (nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, 144), nn.Sigmoid(), nn.Unflatten(1, (1, 12, 12)))
+    return nn.Sequential(*layers)
+
+
 def network(hidden: int = 8) -> nn.Module:
     return nn.Sequential(nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, 2))
 
@@ -114,6 +131,78 @@ def test_a_regression_is_trained_on_its_values(tmp_path):
     assert scenario.quality(draft.model, mine.target, mine.test)["mae"] < 0.2 * before
 
 
+@pytest.fixture
+def images():
+    """A task of images whose target was trained as metav trains generators."""
+    parts = {name: codes(seed=seed) for seed, name in enumerate(("own", "public", "test"))}
+    spec = Spec(input_shape=(3,), output_shape=(1, 12, 12), low=-1.0, high=1.0, output="images")
+
+    def made(target: nn.Module) -> Task:
+        settings = {"epochs": 60, "lr": 0.002, "tuning": 2, "independents": 4}
+        return task(spec=spec, target=target, architectures={"wide": lambda: painter(64)}, **settings, **parts)
+
+    torch.manual_seed(0)
+    scenario = made(painter()).scenario()
+    draft = scenario.lineage("wide(own,60ep,lr=0.002,batch=32,seed=7)").step.draft(None, scenario.fresh)
+    scenario.fit([draft], scenario.parts)
+    return made(draft.model.generator)
+
+
+def test_a_generator_needs_no_training_function_of_its_users(images, tmp_path):
+    scenario = images.scenario()
+    target, test = images.target, images.test
+    quality = scenario.quality
+    fresh = quality(painter(), target, test)
+    assert quality(target, target, test)["agreement"] == 1
+    assert quality(target, target, test)["frechet"] < 0.7 * fresh["frechet"]
+    zoo = Zoo(images.scenario("smoke"), tmp_path / "zoo")
+    zoo.build(jobs=1)
+    student = next(s.lineage for s in scenario.suspects if s.family == "Distillation wide")
+    teacher = zoo.load("target")
+    draft = scenario.lineage(student).step.draft(teacher, scenario.fresh)
+    scenario.fit([draft], scenario.parts)
+    stranger = next(s.lineage for s in scenario.suspects if not s.positive)
+    other = scenario.lineage(stranger).step.draft(None, scenario.fresh)
+    scenario.fit([other], scenario.parts)
+    alike = [quality(each.model, target, test)["agreement"] for each in (draft, other)]
+    assert alike[0] > 0.5 > alike[1]
+    for suspect in zoo.scenario.suspects:
+        assert zoo.load(suspect.lineage)(test.x[:2]).shape == (2, 1, 12, 12)
+
+
+def exported(model: nn.Module, path: Path) -> Path:
+    sizes = ({0: torch.export.Dim("batch", min=1)},)
+    torch.onnx.export(model.eval(), (torch.zeros(2, 3),), path, dynamo=True, dynamic_shapes=sizes, verbose=False)
+    return path
+
+
+@pytest.mark.parametrize("softmax", [False, True], ids=["logits", "probabilities"])
+def test_negatives_may_be_onnx_files_and_answer_with_logits_or_probabilities(softmax, tmp_path):
+    torch.manual_seed(5)
+    stranger = network(5)
+    file = exported(nn.Sequential(stranger, nn.Softmax(1)) if softmax else stranger, tmp_path / "stranger.onnx")
+    mine = task(negatives={"stranger": file})
+    zoo = Zoo(mine.scenario("smoke"), tmp_path / "zoo")
+    zoo.build(jobs=1)
+    negative = zoo.load("ready(stranger)")
+    torch.testing.assert_close(negative(mine.test.x), stranger(mine.test.x).softmax(1), atol=1e-5, rtol=1e-4)
+    x = mine.test.x[:3].clone().requires_grad_(True)
+    slopes = [
+        torch.autograd.grad(model(x)[:, 0].sum(), x)[0] for model in (negative, nn.Sequential(stranger, nn.Softmax(1)))
+    ]
+    torch.testing.assert_close(*slopes, atol=1e-5, rtol=1e-3)
+    assert replace_queries(zoo).provenance["scheme"] == "metav"
+
+
+def test_a_negative_that_is_no_onnx_file(tmp_path):
+    (tmp_path / "page.onnx").write_text("<html>")
+    for name in ("page.onnx", "nowhere.onnx"):
+        with pytest.raises(
+            UsageError, match=f"expected an ONNX file that onnx2torch can convert, got '.*{name}' .*torch module"
+        ):
+            task(negatives={"stranger": tmp_path / name}).scenario()
+
+
 def test_another_target_is_another_zoo():
     assert task().scenario().settings() == task().scenario().settings()
     torch.manual_seed(1)
@@ -132,7 +221,7 @@ def test_another_target_is_another_zoo():
         ({"own": Part(x=part().x, y=part().y + 1)}, "got torch.int64 from 1 to 2: number them from 0"),
         ({"own": Part(x=part().x, y=part().y[:, None])}, r"y of shape \(40,\) in the part own, got \(40, 1\)"),
         ({"target": nn.Linear(3, 5)}, r"answers of shape \(2, 2\) from the target, got shape \(2, 5\)"),
-        ({"spec": replace(SPEC, output="images")}, "expected y of shape|function fit"),
+        ({"spec": replace(SPEC, output="images"), **CODES}, "at least 8 x 8 pixels for a discriminator, got .2,."),
         ({"quality": lambda *_: {}}, "expected quality and merit"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -50,7 +50,21 @@ class Recipe:
     imitation: float
 
 
-def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], recipe: Recipe) -> None:
+Codes = Callable[[Part, int, torch.Generator], Tensor]
+"""(part, n, random generator) -> n codes to train with."""
+
+
+def normal(part: Part, count: int, generator: torch.Generator) -> Tensor:
+    """Codes from N(0, 1)."""
+    return torch.randn(count, *part.x.shape[1:], generator=generator)
+
+
+def given(part: Part, count: int, generator: torch.Generator) -> Tensor:
+    """Codes among those of the part."""
+    return part.x[torch.randint(len(part.x), (count,), generator=generator)]
+
+
+def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], recipe: Recipe, codes: Codes = normal) -> None:
     """Train each draft's `Gan` in place on the images `y` of its part, then freeze it in eval mode.
 
     An extraction (a draft that is `unlabelled`) imitates its teacher and sees no images.
@@ -67,7 +81,7 @@ def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], recipe: Recipe) -> N
                 raise UsageError(
                     "expected a GAN's own losses and optimiser, got a lineage that names others: leave them out."
                 )
-            _fit_one(draft, draft.training, parts[draft.training.data], recipe)
+            _fit_one(draft, draft.training, parts[draft.training.data], recipe, codes)
         draft.model.eval().requires_grad_(False)
 
 
@@ -87,7 +101,7 @@ def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
     return slope.flatten(1).square().sum(1).mean() / 2
 
 
-def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe) -> None:
+def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe, codes: Codes) -> None:
     gan = cast(Gan, draft.model)
     # convolutions are a fifth faster with channels last
     gan.to(memory_format=torch.channels_last)
@@ -105,7 +119,7 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe) -> No
     generator.set_state(live["random"])
     for epoch in range(done, training.until or training.epochs):
         for batch in torch.randperm(len(part.y), generator=generator).split(training.batch):
-            z = torch.randn(len(batch), *part.x.shape[1:], generator=generator)
+            z = codes(part, len(batch), generator)
             fake = gan.generator(z)
             loss = torch.zeros(())
             if not draft.unlabelled:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from metav.adversarial import Recipe, fit
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist, located
-from metav.scenarios.fashion_judge import features, frechet, judge, same_garment
+from metav.scenarios.fashion_judge import features, judge, same_garment
 from metav.scenarios.fashion_nets import LATENT, PENALTY, dcgan, perceptrons
 from metav.scenarios.fashion_open import STRANGE, outsiders
 from metav.scenarios.fashion_open import suspects as strangers
+from metav.scenarios.quality import frechet
 from metav.spec import Model, Spec
 from metav.suspects.facade import Rounding
 from metav.training import Part

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
+from metav.scenarios.quality import accuracy
 from metav.scenarios.skin_data import CLASSES, dermamnist, garments, located
 from metav.scenarios.skin_nets import Classifier, alexnet, densenet, resnet, small, squeezenet, vgg
 from metav.scenarios.skin_open import outsiders
 from metav.scenarios.skin_open import suspects as strangers
 from metav.scenarios.skin_strange import STRANGE
-from metav.spec import Model, Spec
+from metav.spec import Spec
 from metav.suspects.facade import Rounding, Top
 from metav.training import Objective, Part, class_error, fit, soften
 
@@ -144,7 +145,7 @@ def load(profile: Profile) -> Scenario:
         target=_link("M", size, "own", TARGET_SEED),
         suspects=thin(suspects, 1) if smoke else suspects,
         fit=partial(fit, objective=objective),
-        quality=quality,
+        quality=accuracy,
         merit=Merit(name="accuracy", more=True),
         method="Adam, slanted learning rate, cross-entropy; below 224 pixels batch norm and no dropout; "
         f"students: temperature {TEMPERATURE}, weight {SOFT}",
@@ -161,20 +162,6 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (n, classes) of a scenario's model, which answers with probabilities."""
     assert isinstance(model, Classifier)  # noqa: S101 (for the type checker: all architectures here are)
     return model.logits(x)
-
-
-def quality(model: Model, target: Model, test: Part) -> dict[str, float]:
-    """Accuracy, and agreement: the share of test images to which model and target give the same class."""
-    classes, reference = _classes(model, test.x), _classes(target, test.x)
-    return {
-        "accuracy": (classes == test.y).float().mean().item(),
-        "agreement": (classes == reference).float().mean().item(),
-    }
-
-
-def _classes(model: Model, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([model(images).argmax(1) for images in x.split(256)])
 
 
 def _table_3(size: Size) -> Iterator[Suspect]:

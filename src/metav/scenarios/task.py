@@ -7,41 +7,39 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from metav import training
+from metav import adversarial, training
+from metav.adversarial import Recipe
 from metav.errors import UsageError
 from metav.scenarios.base import Merit, Profile, Scenario, Suspect, thin
+from metav.scenarios.quality import accuracy, error, likeness
+from metav.scenarios.task_models import PENALTY, Classifier, answers_with_logits, logits, ready, with_discriminator
 from metav.spec import Model, Spec
 from metav.storage import digest
 from metav.suspects import Draft
-from metav.suspects.base import Resettable, layers
+from metav.suspects.base import Resettable, layers, seeded
 from metav.training import Objective, Part, anneal, class_error, soften, squared_error
 
 SAME = "same"  # the target's architecture, from scratch
 TEMPERATURE, SOFT = 4.0, 0.9  # of students of classifiers (Hinton et al., 2015)
 WP_RATIOS, FP_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.125, 0.25, 0.375, 0.5)
-AT_ONCE = 256
-METHOD = "Adam, slanted learning rate; classifiers: cross-entropy, students with temperature; others: squared error"
-
-
-class Classifier(nn.Module):
-    """A user's classifier as metav sees it: answers with probabilities, trained on logits."""
-
-    def __init__(self, net: nn.Module, *, gives_logits: bool) -> None:
-        super().__init__()
-        self.net, self.gives_logits = net, gives_logits
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits (n, classes), or logarithms of probabilities, which are logits too."""
-        given: Tensor = self.net(x)
-        return given if self.gives_logits else given.clamp(min=1e-12).log()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Probabilities (n, classes)."""
-        return torch.softmax(self.logits(x), -1)
+GLANCE = 64  # examples that show how a classifier answers
+GAN = Recipe(betas=(0.5, 0.999), average=0.99, imitation=30.0)  # as for Fashion
+METHOD = {
+    "probabilities": "Adam, slanted learning rate, cross-entropy, students with temperature",
+    "regression": "Adam, slanted learning rate, squared error",
+    "images": f"GAN, Adam, logistic losses, R1 {PENALTY}, {GAN}",
+}
+QUALITY = {"probabilities": accuracy, "regression": error, "images": likeness}
+MERIT = {
+    "probabilities": Merit(name="accuracy", more=True),
+    "regression": Merit(name="mae", more=False),
+    "images": Merit(name="frechet", more=False),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,8 @@ class Task:
         Its interface. What the box [low, high] is to your inputs is up to you; queries stay in it.
     own, public, test
         Examples: those you trained on, those an attacker might have (disjoint from yours), and held-out ones. `x` is
-        (n, *input_shape), float32; `y` is (n,) classes, or (n, *output_shape).
+        (n, *input_shape), float32; `y` is (n,) classes, or (n, *output_shape). For a generator `x` are codes, drawn as
+        it wants them, and `y` as many real images, which have nothing to do with them.
     architectures
         Constructors of untrained modules by name, for students and independent models. The target's own architecture
         with new weights is among them as `same`, where all its layers have `reset_parameters`.
@@ -74,13 +73,15 @@ class Task:
     students, independents
         How many of each architecture.
     negatives
-        Models that you know to be independent, by name: of other people, of torchvision or timm.
+        Models that you know to be independent, by name: modules, of torchvision or timm for example, or ONNX files.
+        Classifiers among them may answer with logits or with probabilities, whatever `logits` says.
     fit
-        Trains drafts in place, as `metav.training.fit`, where the default is not for you: for generators always, which
-        are trained against others as in `metav.adversarial`.
+        Trains drafts in place, as `metav.training.fit`, where the default is not for you: cross-entropy or squared
+        error, and for images a GAN (`metav.adversarial`), whose discriminator is made for the size of the images
+        unless your generators are `metav.adversarial.Gan`s.
     quality
-        (model, target, test part) -> named figures, where the default is not for you: accuracy of a classifier,
-        otherwise the mean absolute error, each with the agreement with the target.
+        (model, target, test part) -> named figures, where the default is not for you (`metav.scenarios.quality`):
+        accuracy, mean absolute error or a Frechet distance of shrunk images, each with the agreement with the target.
     merit
         Which of these figures counts.
 
@@ -105,7 +106,7 @@ class Task:
     tuning_lr: float = 0.0003
     students: int = 2
     independents: int = 8
-    negatives: Mapping[str, nn.Module] = field(default_factory=dict)
+    negatives: Mapping[str, nn.Module | str | Path] = field(default_factory=dict)
     fit: Callable[[Sequence[Draft], Mapping[str, Part]], None] | None = None
     quality: Callable[[Model, Model, Part], dict[str, float]] | None = None
     merit: Merit | None = None
@@ -119,24 +120,28 @@ class Task:
                 )
         for name, part in (("own", self.own), ("public", self.public), ("test", self.test)):
             _check_part(name, part, self.spec)
-        if self.spec.output == "images" and self.fit is None:
-            raise UsageError("expected a function fit for a task of images, got none: see metav.adversarial.fit.")
         if (self.quality is None) != (self.merit is None):
             raise UsageError("expected quality and merit, or neither, got one of them: merit is one of its figures.")
-        _check_answers(self._wrapped(self.target), self.test.x[:2], self.spec)
+        with seeded(0):
+            _check_answers(self._wrapped(self.target), self.test.x[:2], self.spec)
 
     def scenario(self, profile: Profile = "cpu") -> Scenario:
         """The task with all its suspects; for the profile `smoke` one epoch and few of each."""
-        smoke, classes = profile == "smoke", self.spec.output == "probabilities"
+        smoke, kind = profile == "smoke", self.spec.output
+        classes = kind == "probabilities"
         suspects = tuple(self._suspects(smoke))
         objective = Objective(
             loss=class_error if classes else squared_error,
             imitation=partial(soften, TEMPERATURE, SOFT) if classes else partial(anneal, squared_error),
-            outputs=_logits if classes else training.direct,
+            outputs=logits if classes else training.direct,
             decay=True,
             labelled=partial(torch.argmax, dim=-1) if classes else torch.clone,
         )
-        ready = {"target": self.target, **self.negatives}
+        with seeded(0):  # of a discriminator
+            models = {"target": self._wrapped(self.target), **{n: self._ready(m) for n, m in self.negatives.items()}}
+        usual = partial(training.fit, objective=objective)
+        if kind == "images":
+            usual = partial(adversarial.fit, recipe=GAN, codes=adversarial.given)
         anew = {SAME: self._anew} if _resettable(self.target) else {}
         return Scenario(
             name=self.name,
@@ -145,17 +150,17 @@ class Task:
             parts={"own": self.own, "public": self.public, "test": self.test},
             architectures={
                 **{name: partial(self._made, make) for name, make in self.architectures.items()},
-                **{name: partial(deepcopy, self._wrapped(model)) for name, model in ready.items()},
+                **{name: partial(deepcopy, model) for name, model in models.items()},
                 **anew,
             },
             target="ready(target)",
             suspects=thin(suspects, 2) if smoke else suspects,
-            fit=self.fit or partial(training.fit, objective=objective),
-            quality=self.quality or (_accuracy if classes else _error),
-            merit=self.merit or (Merit(name="accuracy", more=True) if classes else Merit(name="mae", more=False)),
-            method=f"{METHOD if self.fit is None else 'the task its own'}; ready models {_digest(ready)}",
+            fit=self.fit or usual,
+            quality=self.quality or QUALITY[kind],
+            merit=self.merit or MERIT[kind],
+            method=f"{METHOD[kind] if self.fit is None else 'the task its own'}; ready models {_digest(models)}",
             data=f"the task {self.name}",
-            group=16 if self.fit is None else 1,
+            group=16 if self.fit is None and kind != "images" else 1,
         )
 
     def _suspects(self, smoke: bool) -> Iterator[Suspect]:
@@ -185,7 +190,18 @@ class Task:
             yield Suspect(lineage=f"ready({name})", family="Ready", positive=False)
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
-        return Classifier(model, gives_logits=self.logits) if self.spec.output == "probabilities" else model
+        if self.spec.output == "probabilities":
+            return Classifier(model, gives_logits=self.logits)
+        if self.spec.output == "images" and self.fit is None:
+            return with_discriminator(model, self.spec)
+        return model
+
+    def _ready(self, negative: nn.Module | str | Path) -> nn.Module:
+        """A negative as it is used; whether it answers with logits is seen from its answers."""
+        model = ready(negative)
+        if self.spec.output == "probabilities":
+            return Classifier(model, gives_logits=answers_with_logits(model, self.test.x[:GLANCE]))
+        return self._wrapped(model)
 
     def _made(self, make: Callable[[], nn.Module]) -> nn.Module:
         return self._wrapped(make())
@@ -197,11 +213,6 @@ class Task:
             if isinstance(module, Resettable):
                 module.reset_parameters()
         return model
-
-
-def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    assert isinstance(model, Classifier)  # noqa: S101 (for the type checker: all of a task's classifiers are)
-    return model.logits(x)
 
 
 def _with_weights(model: nn.Module) -> Iterator[nn.Module]:
@@ -220,27 +231,6 @@ def _convolves(model: nn.Module) -> bool:
 def _digest(models: Mapping[str, nn.Module]) -> str:
     weights = {f"{name} {key}": each for name, model in models.items() for key, each in model.state_dict().items()}
     return digest(weights, {})[:16]
-
-
-def _answers(model: Model, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([model(inputs) for inputs in x.split(AT_ONCE)])
-
-
-def _accuracy(model: Model, target: Model, test: Part) -> dict[str, float]:
-    """Accuracy, and the share of test examples to which model and target give the same class."""
-    classes, reference = _answers(model, test.x).argmax(1), _answers(target, test.x).argmax(1)
-    return {
-        "accuracy": (classes == test.y).float().mean().item(),
-        "agreement": (classes == reference).float().mean().item(),
-    }
-
-
-def _error(model: Model, target: Model, test: Part) -> dict[str, float]:
-    """Mean absolute error, and the share of answers within a tenth of the spread of the target's from them."""
-    answers, reference = _answers(model, test.x), _answers(target, test.x)
-    near = (answers - reference).abs() <= 0.1 * reference.std()
-    return {"mae": (answers - test.y).abs().mean().item(), "agreement": near.float().mean().item()}
 
 
 def _check_part(name: str, part: Part, spec: Spec) -> None:

@@ -1,0 +1,106 @@
+"""A user's models as metav sees them: classifiers that answer with probabilities, generators with a discriminator."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from metav.adversarial import Gan
+from metav.errors import MissingExtraError, UsageError
+from metav.spec import Spec
+
+PENALTY = 0.5  # R1, of discriminators that come without batch norm
+CHANNELS = 32
+LEAST = 8  # pixels a side that the discriminator needs
+
+
+class Classifier(nn.Module):
+    """A user's classifier: answers with probabilities, trained on logits."""
+
+    def __init__(self, net: nn.Module, *, gives_logits: bool) -> None:
+        super().__init__()
+        self.net, self.gives_logits = net, gives_logits
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (n, classes), or logarithms of probabilities, which are logits too."""
+        given: Tensor = self.net(x)
+        return given if self.gives_logits else given.clamp(min=1e-12).log()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Probabilities (n, classes)."""
+        return torch.softmax(self.logits(x), -1)
+
+
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (n, classes) of a `Classifier`."""
+    assert isinstance(model, Classifier)  # noqa: S101 (for the type checker: all of a task's classifiers are)
+    return model.logits(x)
+
+
+def ready(model: nn.Module | str | Path) -> nn.Module:
+    """A model at hand: a module, or an ONNX file, which becomes one.
+
+    Raises
+    ------
+    UsageError
+        The file is none that onnx2torch can convert.
+    MissingExtraError
+        onnx2torch is not installed.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    try:
+        import onnx2torch
+    except ImportError as error:
+        raise MissingExtraError(
+            f"expected {error.name} for the negative {str(model)!r}, got none: pip install 'metav[onnx]'."
+        ) from error
+    try:
+        found: nn.Module = onnx2torch.convert(str(model))
+    except Exception as error:  # whatever it raises on a file that is none, or on what it does not know
+        text = " ".join(str(error).split())[:160]
+        raise UsageError(
+            f"expected an ONNX file that onnx2torch can convert, got {str(model)!r} ({type(error).__name__}: {text}): "
+            "give the model as a torch module."
+        ) from error
+    return found.eval()
+
+
+def answers_with_logits(model: nn.Module, x: Tensor) -> bool:
+    """Whether a classifier's answers to some inputs are no probabilities."""
+    was = model.training
+    with torch.no_grad():
+        given = model.eval()(x)
+    model.train(was)
+    return bool((given < 0).any() or ((given.sum(-1) - 1).abs() > 1e-3).any())
+
+
+def with_discriminator(generator: nn.Module, spec: Spec) -> Gan:
+    """A generator with a new discriminator of its images, unless it has one: two convolutions and a linear layer.
+
+    Raises
+    ------
+    UsageError
+        There are no images of at least 8 x 8 pixels.
+    """
+    if isinstance(generator, Gan):
+        return generator
+    shape = spec.output_shape
+    if len(shape) != 3 or min(shape[1:]) < LEAST:
+        raise UsageError(
+            f"expected images (channels, height, width) of at least {LEAST} x {LEAST} pixels for a discriminator, got "
+            f"{shape}: give the task a function fit of your own."
+        )
+    side = [math.ceil(each / 4) for each in shape[1:]]
+    discriminator = nn.Sequential(
+        nn.Conv2d(shape[0], CHANNELS, 3, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(CHANNELS, 2 * CHANNELS, 3, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(2 * CHANNELS * side[0] * side[1], 1),
+    )
+    return Gan(generator, discriminator, PENALTY)
