@@ -90,6 +90,7 @@ def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, 
         "queries": verdict.queries,
         "seconds": verdict.seconds,
         "remarks": list(verdict.remarks),
+        "about": dict(verdict.about),
         "fingerprint": found.digest,
     }
     if as_json:

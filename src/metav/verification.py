@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Verdict:
 
     `rate` is the matching rate in [0, 1]; `derived` is True when it is above `threshold`. `queries` counts what the
     suspect was asked, `seconds` is the time for asking and scoring. `remarks` say how its answers were converted, and
-    whether they changed from one time to the next.
+    whether they changed from one time to the next. `about` is what an endpoint reports about itself.
     """
 
     rate: float
@@ -31,6 +32,7 @@ class Verdict:
     queries: int
     seconds: float
     remarks: tuple[str, ...] = ()
+    about: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def derived(self) -> bool:
@@ -95,6 +97,7 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
         queries=asked,
         seconds=time.perf_counter() - start,
         remarks=remarks,
+        about=dict(getattr(model, "about", {})),
     )
 
 
