@@ -40,6 +40,7 @@ def test_the_verdict_is_printed_and_is_the_exit_code(made, file, derived, code, 
     facts = json.loads(capsys.readouterr().out)
     assert facts["rate"] == pytest.approx(verify(made, model).rate, abs=1e-5)
     assert (facts["queries"], facts["fingerprint"]) == (23, made.digest)
+    assert facts["about"]["protocol"].startswith("Open Inference Protocol v2")
 
 
 def test_without_a_suspect_the_ledger_is_judged(file, tmp_path, capsys):
