@@ -1,0 +1,144 @@
+"""What each step brought to MetaV's construction, by architecture of the Skin or Fashion zoo.
+
+    python benchmarks/construction_speed.py [--scenario skin] [--queries 100] [--rounds 3]
+
+A step of Algorithm 1 asks a model all queries and takes the gradient of its answers with respect to them. Milliseconds
+of that, on one thread, as plain PyTorch does it, and then with one thing more changed at a time: weights that ask for
+no gradients; the layout and the products that metav's networks have; batch norm as part of the weights; bfloat16.
+Rounds alternate between the ways; their median is printed. The matrix work alone is the time that the same matrix
+products take (`torch.mm`, one for each convolution or linear layer and as many for its gradient, of the sizes that an
+unrolled convolution has), in float32 and in bfloat16: what the processor can do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from metav import scenarios
+from metav.engine import one_thread
+from metav.frozen import CONVOLUTIONS, folded, halved
+from metav.scenarios.base import Scenario
+from metav.scenarios.few_pixels import Convolution
+from metav.spec import Model
+
+Sizes = Counter[tuple[int, int, int]]
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """As torchvision has it: weights with gradients, channels first, its own convolutions."""
+    found = copy.deepcopy(model).eval().requires_grad_(True)
+    if hasattr(found, "channels_last"):
+        found.channels_last = False
+    for module in found.modules():
+        if type(module) is Convolution:
+            module.__class__ = nn.Conv2d
+    return found
+
+
+WAYS: dict[str, Callable[[nn.Module], Model]] = {
+    "plain autograd": plain,
+    "frozen weights": lambda model: plain(model).requires_grad_(False),
+    "layout and products": lambda model: model,
+    "batch norm folded": folded,
+    "bfloat16": lambda model: halved(folded(model)),
+}
+
+
+def step(model: Model, x: Tensor) -> None:
+    """Answers to all queries and their gradient, as `backward` does it: for the weights too where they ask for it."""
+    weights = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
+    torch.autograd.grad(model(x).square().sum(), [x, *weights])
+
+
+def seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def products(model: nn.Module, x: Tensor) -> Sizes:
+    """Sizes (rows, inner, columns) of the matrix products of a model's layers, without the parts that meet padding."""
+    found: Sizes = Counter()
+
+    def note(layer: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
+        if isinstance(layer, nn.Linear):
+            found[len(given[0]), layer.in_features, layer.out_features] += 1
+            return
+        transposed = "Transpose" in type(layer).__name__
+        pixels = given[0] if transposed else answer
+        kernel = layer.kernel_size[0] * layer.kernel_size[1]
+        seen = min(kernel, given[0][0, 0].numel()) if not transposed else kernel
+        inner, columns = (
+            layer.in_channels * (1 if transposed else seen),
+            layer.out_channels * (seen if transposed else 1),
+        )
+        found[len(pixels) * pixels[0, 0].numel(), inner, columns] += 1
+
+    layers = [each for each in model.modules() if isinstance(each, (nn.Linear, *CONVOLUTIONS))]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def matrix_work(sizes: Sizes, kind: torch.dtype) -> float:
+    """Seconds of the products alone, and of as many for the gradient with respect to what they were given."""
+    total = 0.0
+    for (rows, inner, columns), count in sizes.items():
+        a, b, c = (torch.rand(*shape).to(kind) for shape in ((rows, inner), (inner, columns), (rows, columns)))
+
+        def both(a: Tensor = a, b: Tensor = b, c: Tensor = c) -> None:
+            torch.mm(a, b)
+            torch.mm(c, b.T)
+
+        both()
+        total += count * min(seconds(both) for _ in range(3))
+    return total
+
+
+def row(scenario: Scenario, name: str, queries: int, rounds: int) -> str:
+    model = scenario.fresh(name, 0).eval().requires_grad_(False)
+    x = torch.rand(queries, *scenario.spec.input_shape).requires_grad_(True)
+    ways = {way: change(model) for way, change in WAYS.items()}
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for index in range(rounds + 1):
+        for way, each in ways.items():
+            found = seconds(lambda each=each: step(each, x))
+            if index:  # the first round warms up
+                taken[way].append(found)
+    medians = {way: statistics.median(found) for way, found in taken.items()}
+    sizes = products(getattr(model, "generator", model), x.detach())
+    alone = [matrix_work(sizes, kind) for kind in (torch.float32, torch.bfloat16)]
+    cells = [f"{each * 1e3:.0f}" for each in medians.values()]
+    shares = [alone[0] / medians["batch norm folded"], alone[1] / medians["bfloat16"]]
+    gain = medians["plain autograd"] / medians["bfloat16"]
+    return f"| {name} | {' | '.join(cells)} | {gain:.1f} | {shares[0]:.2f} | {shares[1]:.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenario", default="skin")
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    scenario = scenarios.load(options.scenario, "cpu")
+    heads = [*WAYS, "all together, times", "matrix work / float32", "matrix work / bfloat16"]
+    print(f"| ms a step | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
+    with one_thread():
+        for name in ("S", "M", "L", "XL", "XXL"):
+            if name in scenario.architectures:
+                print(row(scenario, name, options.queries, options.rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
