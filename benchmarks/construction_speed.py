@@ -43,12 +43,12 @@ def plain(model: nn.Module) -> nn.Module:
     return found
 
 
-WAYS: dict[str, Callable[[nn.Module], Model]] = {
-    "plain autograd": plain,
-    "frozen weights": lambda model: plain(model).requires_grad_(False),
-    "layout and products": lambda model: model,
-    "batch norm folded": folded,
-    "bfloat16": lambda model: halved(folded(model)),
+WAYS: dict[str, Callable[[nn.Module, Tensor], Model]] = {
+    "plain autograd": lambda model, _: plain(model),
+    "frozen weights": lambda model, _: plain(model).requires_grad_(False),
+    "layout and products": lambda model, _: model,
+    "batch norm folded": lambda model, x: folded(model, x),
+    "bfloat16": lambda model, x: halved(folded(model, x)),
 }
 
 
@@ -107,9 +107,10 @@ def matrix_work(sizes: Sizes, kind: torch.dtype) -> float:
 
 
 def row(scenario: Scenario, name: str, queries: int, rounds: int) -> str:
-    model = scenario.fresh(name, 0).eval().requires_grad_(False)
+    fresh = scenario.fresh(name, 0).eval().requires_grad_(False)
+    model = getattr(fresh, "generator", fresh)
     x = torch.rand(queries, *scenario.spec.input_shape).requires_grad_(True)
-    ways = {way: change(model) for way, change in WAYS.items()}
+    ways = {way: change(model, x.detach()) for way, change in WAYS.items()}
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for index in range(rounds + 1):
         for way, each in ways.items():
@@ -117,7 +118,7 @@ def row(scenario: Scenario, name: str, queries: int, rounds: int) -> str:
             if index:  # the first round warms up
                 taken[way].append(found)
     medians = {way: statistics.median(found) for way, found in taken.items()}
-    sizes = products(getattr(model, "generator", model), x.detach())
+    sizes = products(model, x.detach())
     alone = [matrix_work(sizes, kind) for kind in (torch.float32, torch.bfloat16)]
     cells = [f"{each * 1e3:.0f}" for each in medians.values()]
     shares = [alone[0] / medians["batch norm folded"], alone[1] / medians["bfloat16"]]

@@ -67,6 +67,11 @@ def main() -> None:
                 if done >= mark and process.poll() is None:
                     print(f"{done:7,} verdicts   {resident(process.pid, 'VmRSS'):6.0f} MiB", flush=True)
                     mark *= 10
+        verdicts = out.read_text().count(",no evidence of copying,") + out.read_text().count(",evidence of copying,")
+        if process.returncode not in (0, 10) or verdicts != options.suspects:
+            raise SystemExit(
+                f"expected {options.suspects} verdicts, got {verdicts}, and exit code {process.returncode}"
+            )
         print(f"{options.suspects:7,} verdicts   {peak:6.0f} MiB at most, {time.perf_counter() - start:.0f} s")
 
 

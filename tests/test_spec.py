@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from torch import Tensor
 
 import tiny
-from metav import Fingerprint, Part, Spec, Task, schemes
+from metav import Fingerprint, Part, Spec, Task, schemes, storage
 from metav.errors import UsageError
-from metav.schemes.metav import box
+from metav.schemes.metav import box, unbox
+from metav.scorers import MetaVerifier
 from metav.testing import check_scheme
 
 # age in years, weight in kg to any digit, smoker, then one of three races
@@ -26,25 +27,72 @@ FORM = Spec(
     steps=(1.0, 0.0, 1.0, 0.0, 0.0, 0.0),
     one_hot=((3, 4, 5),),
 )
+# the same with all scaled to [-1, 1], as Warfarin is: features of the group have steps, too
+SCALED = replace(FORM, low=-1, high=1, steps=(0.1, 0.0, 2.0, 2.0, 2.0, 2.0))
+ONE = Spec(input_shape=(1,), output_shape=(1,), low=0, high=1, output="regression")
 RACES = torch.tensor([[1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(*[st.floats(-400, 400, width=32)] * 6), min_size=1, max_size=20))
-def test_the_nearest_row_is_valid_and_no_valid_row_is_nearer(rows):
-    x = torch.tensor(rows)
-    found = FORM.nearest(x)
-    assert FORM.valid(found).all()
-    assert torch.equal(FORM.nearest(found), found)
-    inside = FORM.clamp(x)
-    others = [
-        torch.tensor([age, 0, smoker, *race]) for age, smoker, race in product(range(18, 91), (0, 1), RACES.tolist())
-    ]
-    all_ = torch.stack(others)
-    all_ = all_.repeat(len(x), 1, 1)
-    all_[:, :, 1] = inside[:, None, 1]
-    least = (all_ - inside[:, None]).norm(dim=2).amin(1)
+def all_valid(spec: Spec, second: Tensor) -> Tensor:
+    """Each valid row, with the values (n,) of the second feature: (n, rows, 6)."""
+    low, high = (each.expand(6) for each in spec.bounds())
+    steps = round(float((high[0] - low[0]) / spec.steps[0]))
+    ages = [float(low[0]) + spec.steps[0] * index for index in range(steps + 1)]
+    smokers = (float(low[2]), float(high[2]))
+    rows = torch.tensor([[age, 0, smoker, *race] for age, smoker, race in product(ages, smokers, RACES.tolist())])
+    found = rows.repeat(len(second), 1, 1)
+    found[:, :, 1] = second[:, None]
+    return found
+
+
+@pytest.mark.parametrize("spec", [FORM, SCALED], ids=["own units", "scaled"])
+def test_the_nearest_row_is_valid_and_no_valid_row_is_nearer(spec):
+    low, high = spec.bounds()
+    x = low + (high - low) * (1.4 * torch.rand(2000, 6, generator=torch.Generator().manual_seed(0)) - 0.2)
+    found = spec.nearest(x)
+    assert spec.valid(found).all()
+    torch.testing.assert_close(spec.nearest(found), found)
+    inside = spec.clamp(x)
+    least = (all_valid(spec, inside[:, 1]) - inside[:, None]).norm(dim=2).amin(1)
     torch.testing.assert_close((found - inside).norm(dim=1), least, atol=1e-4, rtol=1e-4)
+    assert found[:, 3:].eq(1).sum(0).min() > 400  # each of a group is as often the one
+    assert spec.valid(x).sum() == 0
+
+
+def test_the_highest_value_of_a_grid_is_on_it_however_it_rounds():
+    for step in (0.1, 0.2, 0.3, 0.05, 0.001, 7.0):
+        for count in range(1, 1000, 7):
+            spec = Spec(
+                input_shape=(1,), output_shape=(1,), low=0, high=count * step, output="regression", steps=(step,)
+            )
+            assert spec.valid(torch.tensor([[count * step]])).all(), (step, count)
+
+
+def test_a_spec_takes_numbers_from_numpy_and_torch_and_keeps_plain_ones(tmp_path):
+    low = np.array([18, 30, 0, -1, -1, -1], dtype=np.float32)
+    spec = replace(FORM, low=low, high=torch.tensor(FORM.high), steps=list(FORM.steps), one_hot=[[3, 4, 5]])
+    assert spec == FORM
+    assert spec.nearest(torch.rand(3, 6, dtype=torch.float64)).dtype == torch.float32
+    assert not spec.valid(torch.full((1, 6), float("nan"))).any()
+
+
+def test_a_value_that_is_one_of_two_can_become_the_other():
+    ensemble = replace(tiny.tables(), spec=SCALED)
+    rows = SCALED.nearest(torch.rand(20, 6) * 2 - 1)
+    w = unbox(rows, ensemble, 1)
+    torch.testing.assert_close(box(w, ensemble, 1), rows, atol=1e-5, rtol=0)
+    moved = box(w - 0.7 * w.sign(), ensemble, 1)
+    assert (moved[:, 2] == -rows[:, 2]).all()
+    assert (moved[:, 3:] != rows[:, 3:]).any(1).all()
+
+
+def test_files_from_before_there_were_forms_keep_their_digest(tmp_path):
+    spec = replace(SCALED, steps=(), one_hot=())
+    made = Fingerprint(queries=torch.zeros(2, 6), scorer=MetaVerifier(6, 1, 4), spec=spec)
+    made.save(tmp_path / "plain.safetensors")
+    _, meta = storage.load_tensors(tmp_path / "plain.safetensors", "")
+    assert set(meta["spec"]) == {"input_shape", "output_shape", "low", "high", "output", "unit"}
+    assert Fingerprint.load(tmp_path / "plain.safetensors").digest == made.digest
 
 
 @pytest.mark.parametrize(
@@ -64,7 +112,7 @@ def test_rows_that_a_form_rejects(row):
 
 
 def test_a_high_bound_that_is_on_no_step_is_never_the_nearest():
-    spec = Spec(input_shape=(1,), output_shape=(1,), low=0.0, high=2.5, output="regression", steps=(1.0,))
+    spec = replace(ONE, high=2.5, steps=(1.0,))
     assert spec.nearest(torch.tensor([[2.5], [2.4], [0.4]])).tolist() == [[2.0], [2.0], [0.0]]
 
 
@@ -116,12 +164,16 @@ def test_a_scheme_asked_for_valid_queries_makes_no_others(text, tmp_path):
     assert Fingerprint.load(tmp_path / "form.safetensors").spec == FORM
 
 
-@pytest.mark.parametrize("text", ["ipguard", "deepfoolfp(pool=2)", "modeldiff", "conferae(steps=20)"])
-def test_schemes_that_move_points_keep_to_the_box_of_each_feature(text):
+@pytest.mark.parametrize(("text", "reach"), [("modeldiff", 0.06), ("conferae(steps=30,lr=0.01,eps=0.1)", 0.1)])
+def test_schemes_that_move_points_do_so_in_widths_of_each_box(text, reach):
     ensemble = forms()
     made = schemes.get(text).construct(ensemble, queries=4, seed=0)
-    assert FORM.inside(made.queries)
-    assert (made.queries[:, 1].max() - made.queries[:, 1].min()) > 10  # kg: not in another feature's box
+    low, high = FORM.bounds()
+    apart = torch.cdist(made.queries / (high - low), ensemble.data / (high - low), p=torch.inf).amin(1)
+    assert apart.max() <= reach + 1e-5
+    moved = (made.queries[:, None] - ensemble.data).abs() / (high - low)
+    nearest = moved[torch.arange(len(moved)), moved.amax(2).argmin(1)]
+    assert (nearest.amax(0)[:2] > 0.2 * reach).all()  # years and kilograms alike
 
 
 @pytest.mark.parametrize("text", ["metav(valid=1)", "liteguard(valid=1)", "cohort(valid=1)"])
@@ -139,7 +191,12 @@ def test_valid_queries_of_a_form_that_rejects_nothing(text):
         ({"steps": (1.0,)}, "expected one value for each of 6 features of a table in steps, got 1"),
         ({"high": 18.0}, "expected low below high, both finite"),
         ({"high": float("nan")}, "expected low below high, both finite"),
-        ({"steps": (-1.0,) * 6}, "expected finite steps of at least 0"),
+        ({"steps": (-1.0,) * 6}, "expected steps from 0, which is for any value, to the width"),
+        ({"steps": (100.0, *[0.0] * 5)}, "expected steps from 0, which is for any value, to the width"),
+        ({"steps": 1.0}, "expected numbers in low and high, a tuple of them in steps"),
+        ({"one_hot": (3, 4)}, "expected numbers in low and high, a tuple of them in steps"),
+        ({"one_hot": ((),)}, "expected groups of different features"),
+        ({"low": [0.0, 0.0]}, "expected one value for each of 6 features of a table in low, got 2"),
         ({"one_hot": ((3, 4), (4, 5))}, "expected groups of different features, numbered from 0 to 5"),
         ({"one_hot": ((3, 6),)}, "expected groups of different features, numbered from 0 to 5"),
         (

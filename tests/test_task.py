@@ -14,6 +14,7 @@ from torch import nn
 
 from metav import Fingerprint, Part, Spec, Task, scenarios, verify
 from metav.errors import UsageError
+from metav.scenarios.task_models import ready
 from metav.zoo import Zoo
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -28,7 +29,10 @@ def part(rows: int = 40, seed: int = 0, *, doses: bool = False) -> Part:
 def codes(count: int = 60, seed: int = 0) -> Part:
     """Codes of a generator, and images that have nothing to do with them: bright squares on a dark ground."""
     x = part(count, seed).x
-    y, places = torch.zeros(count, 1, 12, 12), torch.randint(6, (count, 2))
+    y, places = (
+        torch.zeros(count, 1, 12, 12),
+        torch.randint(6, (count, 2), generator=torch.Generator().manual_seed(seed)),
+    )
     for image, (row, column) in zip(y, places.tolist(), strict=True):
         image[:, row : row + 6, column : column + 6] = 1
     return Part(x=x, y=y)
@@ -174,6 +178,49 @@ def exported(model: nn.Module, path: Path) -> Path:
     sizes = ({0: torch.export.Dim("batch", min=1)},)
     torch.onnx.export(model.eval(), (torch.zeros(2, 3),), path, dynamo=True, dynamic_shapes=sizes, verbose=False)
     return path
+
+
+def test_an_onnx_file_of_convolutions_is_taken(tmp_path):
+    torch.manual_seed(1)
+    layers = (nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 10))
+    net = nn.Sequential(*layers).eval()
+    x, path = torch.rand(5, 3, 14, 14), tmp_path / "net.onnx"
+    sizes = ({0: torch.export.Dim("batch", min=1)},)
+    torch.onnx.export(net, (x[:2],), path, opset_version=18, dynamo=True, dynamic_shapes=sizes, verbose=False)
+    torch.testing.assert_close(ready(path)(x), net(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("negative", "words"),
+    [
+        (nn.Linear(4, 2), "from the negative stranger, got RuntimeError"),
+        (nn.Linear(3, 5), r"from the negative stranger, got shape \(2, 5\)"),
+        (nn.LSTM(3, 2), "from the negative stranger, got tuple"),
+    ],
+)
+def test_a_negative_of_another_task(negative, words):
+    with pytest.raises(UsageError, match=words):
+        task(negatives={"stranger": negative}).scenario()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda y: 255 * y, lambda y: y.double(), lambda y: (255 * y).to(torch.uint8), lambda y: y * float("nan")],
+    ids=["0..255", "float64", "uint8", "NaN"],
+)
+def test_images_that_are_not_float32_in_0_to_1(change):
+    good = codes()
+    spec = Spec(input_shape=(3,), output_shape=(1, 12, 12), low=-1.0, high=1.0, output="images")
+    parts = {"own": good, "public": Part(x=good.x, y=change(good.y)), "test": good}
+    with pytest.raises(UsageError, match=r"float32 images in \[0, 1\] in the part public"):
+        task(spec=spec, target=painter(), **parts)
+
+
+def test_describing_a_task_leaves_the_target_in_its_mode():
+    net = nn.Sequential(network(), nn.Dropout())
+    for training in (True, False):
+        task(target=net.train(training)).scenario()
+        assert [module.training for module in net.modules()] == [training] * 6
 
 
 @pytest.mark.parametrize("softmax", [False, True], ids=["logits", "probabilities"])

@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from torch import nn
+
 from metav import cells, engine, protocols, schemes
 from metav.cells import Cell, CellResult, Score
 from metav.errors import UsageError
@@ -22,6 +24,8 @@ from metav.spec import Model
 from metav.stacks import together
 from metav.verification import query
 from metav.zoo import Zoo
+
+GLANCE = 8  # inputs that show whether a model without batch norm answers the same
 
 _outsiders: dict[str, list[Outsider]] = {}  # by the digest of the target
 
@@ -48,11 +52,11 @@ def ensemble(
         lineages = [suspect.lineage for suspect in suspects if suspect.positive is positive]
         if snapshots:
             lineages += [each for lineage in lineages for each in zoo.snapshots(lineage)]
-        return [folded(zoo.load(lineage)) for lineage in lineages]
+        return [_cheap(zoo, lineage) for lineage in lineages]
 
     public = zoo.scenario.parts["public"]
     return Ensemble(
-        target=folded(zoo.load("target")),
+        target=_cheap(zoo, "target"),
         positives=side(True),
         negatives=side(False),
         spec=zoo.scenario.spec,
@@ -62,17 +66,22 @@ def ensemble(
     )
 
 
+def _cheap(zoo: Zoo, lineage: str) -> nn.Module:
+    """A model that is to be asked often."""
+    return folded(zoo.load(lineage), zoo.scenario.parts["public"].x[:GLANCE])
+
+
 def _cohort(zoo: Zoo, plan: CohortPlan, left_out: Callable[[str], bool]) -> CohortModels:
     """The models of a zoo's cohort, as a scheme takes them."""
     kinds = {kind: plan.lineages(kind) for kind in plan.kinds}
     return CohortModels(
         teachers=plan.teachers,
         kinds={
-            kind: together([folded(zoo.load(each)) for each in lineages])
+            kind: together([_cheap(zoo, each) for each in lineages])
             for kind, lineages in kinds.items()
             if not left_out(lineages[-1])  # of the target; its teachers are of its architecture always
         },
-        others=[folded(zoo.load(each)) for each in plan.others if not left_out(each)],
+        others=[_cheap(zoo, each) for each in plan.others if not left_out(each)],
     )
 
 

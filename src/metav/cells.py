@@ -91,7 +91,7 @@ def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Pa
     models = {lineage: digest(lineage) for lineage in used}
     kept = [zoo.snapshots(lineage) for lineage in used]
     code = _code(Path(inspect.getfile(type(scheme))))
-    shown = [repr(zoo.scenario.merit), repr(zoo.scenario.views)]
+    shown = [repr(zoo.scenario.spec), repr(zoo.scenario.merit), repr(zoo.scenario.views)]
     text = canonical_json([asdict(cell), zoo.settings, models, kept, shown, code, torch.__version__, np.__version__])
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     return home() / "cells" / zoo.scenario.name / zoo.scenario.profile / f"{name}.json"

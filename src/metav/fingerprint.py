@@ -17,6 +17,7 @@ from metav.spec import Spec
 
 FORMAT = 1
 _OWN = ("queries", "reference")
+_TABLES = ("steps", "one_hot")  # of the spec; left out where they are empty, as in files from before there were any
 _MEND = "make it again with metav fingerprint, or ask for a whole copy."
 
 
@@ -147,7 +148,7 @@ class Fingerprint:
         return {
             "content": "fingerprint",
             "format": FORMAT,
-            "spec": asdict(self.spec),
+            "spec": {name: value for name, value in asdict(self.spec).items() if value or name not in _TABLES},
             "scorer": {"kind": self.scorer.kind, "settings": self.scorer.settings()},
             "threshold": self.threshold,
             "provenance": dict(self.provenance),

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from metav.errors import UsageError
 from metav.spec import Model
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 HALVED = (nn.Linear, *CONVOLUTIONS)  # what autocast computes in bfloat16
+
+CLOSE = 1e-4  # of the largest answer: how far rounding may move one
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -26,23 +29,32 @@ class _Tracer(fx.Tracer):
         return isinstance(m, CONVOLUTIONS) or super().is_leaf_module(m, module_qualified_name)
 
 
-def folded(model: Module) -> Module:
+def folded(model: Module, x: Tensor) -> Module:
     """A copy of a model in eval mode in which each batch norm right behind a convolution is part of its weights.
 
     Its answers are the model's, to rounding; all other weights are shared with it. A batch norm stays where others see
-    what it is given too, and all of them where the model cannot be followed (`torch.fx`).
+    what it is given too. The model itself is returned where it has none, cannot be followed (`torch.fx`) or does
+    something unusual with its layers, so that the answers to some inputs `x` (n, *input_shape) would change.
     """
     if not any(isinstance(module, NORMS) for module in model.modules()):
         return model
     try:
-        graph = _Tracer().trace(model)
-    except Exception:  # whatever a user's model does that torch.fx cannot follow
+        found = _without_norms(model)
+        with torch.no_grad():
+            answers, expected = found(x), model(x)
+        near = float((answers - expected).abs().max()) <= CLOSE * float(expected.abs().max())
+    except Exception:  # whatever a user's model does that torch.fx, or folding, does not know
         return model
+    return found if near else model
+
+
+def _without_norms(model: Module) -> Module:
+    graph = _Tracer().trace(model)
     found = _shared(model)
     modules = dict(found.named_modules())
     called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(modules[str(node.target)], NORMS):
+        if node.op != "call_module" or not node.args or not isinstance(modules[str(node.target)], NORMS):
             continue
         source, norm = node.args[0], str(node.target)
         if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
@@ -71,9 +83,21 @@ class Halved(nn.Module):
                 self.set_submodule(name, deepcopy(module).to(torch.bfloat16))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The model's answers, float32."""
-        with torch.autocast(x.device.type, torch.bfloat16):
-            answers: Tensor = self.model(x)
+        """The model's answers, float32.
+
+        Raises
+        ------
+        UsageError
+            The model does something that cannot be computed in bfloat16.
+        """
+        try:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                answers: Tensor = self.model(x)
+        except RuntimeError as error:
+            text = " ".join(str(error).split())[:120]
+            raise UsageError(
+                f"expected models that can be asked in bfloat16, got one that cannot ({text}): leave out half=1."
+            ) from error
         return answers.float()
 
 

@@ -61,21 +61,35 @@ class Spec:
 
     def __post_init__(self) -> None:
         features = self.input_shape[0] if len(self.input_shape) == 1 else 0
-        for name, values in (("low", self.low), ("high", self.high), ("steps", self.steps or 0.0)):
+        try:
+            low, high = (_numbers(bound) for bound in (self.low, self.high))
+            steps = tuple(map(float, self.steps))
+            groups = tuple(tuple(map(int, group)) for group in self.one_hot)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"expected numbers in low and high, a tuple of them in steps, and tuples of features in one_hot, got "
+                f"others ({error}): one_hot=((3, 4, 5),) is one group."
+            ) from error
+        for name, value in (("low", low), ("high", high), ("steps", steps), ("one_hot", groups)):
+            object.__setattr__(self, name, value)  # plain numbers, whatever they came as: they are saved as JSON
+        for name, values in (("low", low), ("high", high), ("steps", steps or 0.0)):
             if isinstance(values, tuple) and len(values) != features:
                 raise UsageError(
                     f"expected one value for each of {features} features of a table in {name}, got {len(values)} for "
                     f"inputs of shape {self.input_shape}: give one number, or one for each."
                 )
-        low, high = self.bounds()
-        if not bool((torch.isfinite(low) & torch.isfinite(high) & (low < high)).all()):
-            raise UsageError(f"expected low below high, both finite, got {self.low} and {self.high}: change the spec.")
-        if not all(0 <= step < math.inf for step in self.steps):
-            raise UsageError(f"expected finite steps of at least 0, got {self.steps}: 0 is for any value.")
-        listed = list(chain.from_iterable(self.one_hot))
-        if len(set(listed)) < len(listed) or not all(0 <= each < features for each in listed):
+        least, most = self.bounds()
+        if not bool((torch.isfinite(least) & torch.isfinite(most) & (least < most)).all()):
+            raise UsageError(f"expected low below high, both finite, got {low} and {high}: change the spec.")
+        if steps and not all(0 <= s <= w * (1 + ROUNDING) for s, w in zip(steps, self._widths(), strict=True)):
             raise UsageError(
-                f"expected groups of different features, numbered from 0 to {features - 1}, got {self.one_hot}: "
+                f"expected steps from 0, which is for any value, to the width of each feature's box, got {steps}: "
+                "change the spec."
+            )
+        listed = list(chain.from_iterable(groups))
+        if len(set(listed)) < len(listed) or not all(0 <= each < features for each in listed) or () in groups:
+            raise UsageError(
+                f"expected groups of different features, numbered from 0 to {features - 1}, got {groups}: "
                 "name each feature once."
             )
 
@@ -107,23 +121,51 @@ class Spec:
         """Whether a form rejects some inputs of the box."""
         return any(self.steps) or bool(self.one_hot)
 
+    def choices(self) -> Tensor:
+        """Which features (features,) of a table take two values alone: a yes or no, and those of groups."""
+        found = torch.zeros(self.input_shape, dtype=torch.bool)
+        if self.steps:
+            found = torch.tensor(self.steps) > torch.tensor(self._widths()) / 2
+        found[list(chain.from_iterable(self.one_hot))] = True
+        return found
+
     def nearest(self, x: Tensor) -> Tensor:
         """The inputs nearest to `x` (n, *input_shape) that a form accepts: on their steps, one of each group."""
         low, high = self.bounds()
-        x = x.clamp(low, high)
+        x = x.to(torch.float32).clamp(low, high)
+        found = x
         if self.steps:
             step = torch.tensor(self.steps)
-            apart = step.clamp_min(torch.finfo(torch.float32).tiny)
-            last = ((high - low) / apart + ROUNDING).floor()  # the high bound need not be on a step
-            x = torch.where(step > 0, low + step * ((x - low) / apart).round().minimum(last), x)
+            some = step.clamp_min(torch.finfo(torch.float32).tiny)
+            pairs = zip(self.steps, self._widths(), strict=True)  # the high bound need not be on a step
+            last = torch.tensor([math.floor(width / step * (1 + ROUNDING)) if step else 0.0 for step, width in pairs])
+            found = torch.where(step > 0, low + step * ((x - low) / some).round().minimum(last), x)
         for group in map(list, self.one_hot):
             least, most = (bound.expand(len(x), *self.input_shape)[:, group] for bound in (low, high))
-            chosen = ((x[:, group] - least) / (most - least)).argmax(1, keepdim=True)
-            x = x.index_copy(1, torch.tensor(group), least.scatter(1, chosen, most.gather(1, chosen)))
-        return x
+            chosen = self._best(x[:, group], least, most)
+            found = found.index_copy(1, torch.tensor(group), least.scatter(1, chosen, most.gather(1, chosen)))
+        return found
+
+    @staticmethod
+    def _best(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Which member (n, 1) of a group is to be high, so that `x` (n, members) moves least."""
+        gained = (x - low).square() - (x - high).square()
+        return gained.argmax(1, keepdim=True)
 
     def valid(self, x: Tensor) -> Tensor:
-        """Which of the inputs `x` (n, *input_shape) a form accepts, (n,), to rounding."""
+        """Which of the inputs `x` (n, *input_shape) a form accepts, (n,), to rounding; none with NaN."""
         low, high = self.bounds()
-        off = (x - self.nearest(x)).abs() > ROUNDING * (high - low) * 10
-        return ~off.flatten(1).any(1)
+        on = (x - self.nearest(x)).abs() <= 10 * ROUNDING * (high - low)
+        return on.flatten(1).all(1)
+
+    def _widths(self) -> list[float]:
+        """The width of each feature's box, computed with Python's numbers."""
+        count = self.input_shape[0]
+        low, high = (bound if isinstance(bound, tuple) else (bound,) * count for bound in (self.low, self.high))
+        return [b - a for a, b in zip(low, high, strict=True)]
+
+
+def _numbers(bound: object) -> Bound:
+    """A number, or a tuple of them, from what numpy and torch have as well."""
+    listed = torch.as_tensor(bound, dtype=torch.float64)
+    return tuple(listed.tolist()) if listed.ndim else float(listed)

@@ -32,7 +32,7 @@ class Verdict:
     queries: int
     seconds: float
     remarks: tuple[str, ...] = ()
-    about: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def derived(self) -> bool:
@@ -97,8 +97,13 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
         queries=asked,
         seconds=time.perf_counter() - start,
         remarks=remarks,
-        about=dict(getattr(model, "about", {})),
+        about=_reported(model),
     )
+
+
+def _reported(model: Model) -> dict[str, str]:
+    about = getattr(model, "about", None)
+    return dict(about) if isinstance(about, Mapping) else {}
 
 
 def _changed(first: Tensor, second: Tensor) -> bool:

@@ -54,7 +54,9 @@ def answers(model: Model, x: Tensor) -> Tensor:
 
 
 def shrunk(images: Tensor) -> Tensor:
-    """Images (n, channels, height, width) as rows of the values of few pixels."""
+    """Images (n, channels, height, width) as rows of the values of few pixels; anything else as it is, in rows."""
+    if images.ndim != 4:
+        return images.flatten(1)
     height, width = (min(SEEN, side) for side in images.shape[2:])
     return adaptive_avg_pool2d(images, (height, width)).flatten(1)
 

@@ -17,7 +17,15 @@ from metav.adversarial import Recipe
 from metav.errors import UsageError
 from metav.scenarios.base import Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.quality import accuracy, error, likeness
-from metav.scenarios.task_models import PENALTY, Classifier, answers_with_logits, logits, ready, with_discriminator
+from metav.scenarios.task_models import (
+    PENALTY,
+    Classifier,
+    answered,
+    answers_with_logits,
+    logits,
+    ready,
+    with_discriminator,
+)
 from metav.spec import Model, Spec
 from metav.storage import digest
 from metav.suspects import Draft
@@ -123,7 +131,7 @@ class Task:
         if (self.quality is None) != (self.merit is None):
             raise UsageError("expected quality and merit, or neither, got one of them: merit is one of its figures.")
         with seeded(0):
-            _check_answers(self._wrapped(self.target), self.test.x[:2], self.spec)
+            _check_answers("the target", self._wrapped(deepcopy(self.target)), self.test.x[:2], self.spec)
 
     def scenario(self, profile: Profile = "cpu") -> Scenario:
         """The task with all its suspects; for the profile `smoke` one epoch and few of each."""
@@ -138,7 +146,7 @@ class Task:
             labelled=partial(torch.argmax, dim=-1) if classes else torch.clone,
         )
         with seeded(0):  # of a discriminator
-            models = {"target": self._wrapped(self.target), **{n: self._ready(m) for n, m in self.negatives.items()}}
+            models = {"target": self._wrapped(self.target), **{n: self._ready(n, m) for n, m in self.negatives.items()}}
         usual = partial(training.fit, objective=objective)
         if kind == "images":
             usual = partial(adversarial.fit, recipe=GAN, codes=adversarial.given)
@@ -196,9 +204,10 @@ class Task:
             return with_discriminator(model, self.spec)
         return model
 
-    def _ready(self, negative: nn.Module | str | Path) -> nn.Module:
+    def _ready(self, name: str, negative: nn.Module | str | Path) -> nn.Module:
         """A negative as it is used; whether it answers with logits is seen from its answers."""
         model = ready(negative)
+        _check_answers(f"the negative {name}", model, self.test.x[:2], self.spec)
         if self.spec.output == "probabilities":
             return Classifier(model, gives_logits=answers_with_logits(model, self.test.x[:GLANCE]))
         return self._wrapped(model)
@@ -225,7 +234,7 @@ def _resettable(model: nn.Module) -> bool:
 
 
 def _convolves(model: nn.Module) -> bool:
-    return any(isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) for _, layer in layers(model))
+    return any(hasattr(layer, "kernel_size") for _, layer in layers(model))
 
 
 def _digest(models: Mapping[str, nn.Module]) -> str:
@@ -253,6 +262,11 @@ def _check_part(name: str, part: Part, spec: Spec) -> None:
     wanted = (shape[0],) if spec.output == "probabilities" else (shape[0], *spec.output_shape)
     if tuple(part.y.shape) != wanted:
         raise UsageError(f"expected y of shape {wanted} in the part {name}, got {tuple(part.y.shape)}: reshape it.")
+    if spec.output == "images" and not (part.y.dtype == torch.float32 and part.y.min() >= 0 and part.y.max() <= 1):
+        raise UsageError(
+            f"expected float32 images in [0, 1] in the part {name}, got {part.y.dtype} from {part.y.min():g} to "
+            f"{part.y.max():g}: scale them."
+        )
     if spec.output == "probabilities":
         classes = spec.output_shape[0]
         if part.y.dtype != torch.int64 or part.y.min() < 0 or part.y.max() >= classes:
@@ -262,15 +276,17 @@ def _check_part(name: str, part: Part, spec: Spec) -> None:
             )
 
 
-def _check_answers(model: nn.Module, x: Tensor, spec: Spec) -> None:
-    """Refuse a target that does not answer as its spec says."""
-    was = model.training
-    with torch.no_grad():
-        answers = model.eval()(x)
-    model.train(was)
+def _check_answers(name: str, model: nn.Module, x: Tensor, spec: Spec) -> None:
+    """Refuse a model that does not answer as the spec says."""
     expected = (len(x), *spec.output_shape)
-    if tuple(answers.shape) != expected or not torch.isfinite(answers).all():
+    try:
+        answers = answered(model, x)
+        got = f"shape {tuple(answers.shape)}" if isinstance(answers, Tensor) else type(answers).__name__
+        good = tuple(answers.shape) == expected and bool(torch.isfinite(answers).all())
+    except Exception as error:  # whatever a user's model raises on inputs that it does not take
+        got, good = f"{type(error).__name__} ({' '.join(str(error).split())[:120]})", False
+    if not good:
         raise UsageError(
-            f"expected finite answers of shape {expected} from the target, got shape {tuple(answers.shape)}: check "
+            f"expected finite answers of shape {expected} from {name}, got {got}: check spec.input_shape, "
             "spec.output_shape and the model."
         )

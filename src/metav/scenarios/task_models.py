@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -64,17 +65,21 @@ def ready(model: nn.Module | str | Path) -> nn.Module:
         text = " ".join(str(error).split())[:160]
         raise UsageError(
             f"expected an ONNX file that onnx2torch can convert, got {str(model)!r} ({type(error).__name__}: {text}): "
-            "give the model as a torch module."
+            "export it with opset 18 or less, or give the model as a torch module."
         ) from error
     return found.eval()
 
 
+def answered(model: nn.Module, x: Tensor) -> Tensor:
+    """Answers of a model in eval mode, which is left as it was."""
+    with torch.no_grad():
+        found: Tensor = deepcopy(model).eval()(x)
+    return found
+
+
 def answers_with_logits(model: nn.Module, x: Tensor) -> bool:
     """Whether a classifier's answers to some inputs are no probabilities."""
-    was = model.training
-    with torch.no_grad():
-        given = model.eval()(x)
-    model.train(was)
+    given = answered(model, x)
     return bool((given < 0).any() or ((given.sum(-1) - 1).abs() > 1e-3).any())
 
 

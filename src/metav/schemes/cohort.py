@@ -119,7 +119,7 @@ class Cohort:
         if near == len(x):
             return x
         kinds, real = list(answers.cohort.kinds), x[:near]
-        w = unbox(x[near:], answers.ensemble).requires_grad_(True)
+        w = unbox(x[near:], answers.ensemble, self.valid).requires_grad_(True)
         optimiser = Adam([w], self.lr)
         for _ in range(self.steps):
             x = torch.cat([real, box(w, answers.ensemble, self.valid)])

@@ -119,7 +119,7 @@ class MetaV:
         w = torch.randn(queries, *ensemble.spec.input_shape, generator=generator)
         if self.start == "data":
             rows = torch.randint(len(ensemble.data), (queries,), generator=generator)
-            w = unbox(ensemble.data[rows], ensemble)
+            w = unbox(ensemble.data[rows], ensemble, self.valid)
         size = queries * int(torch.tensor(ensemble.spec.output_shape).prod())
         robust = self.standardise == "robust"
         verifier = MetaVerifier(size, self.depth, self.width, self.clip if robust else 0.0)
@@ -145,10 +145,15 @@ def box(w: Tensor, ensemble: Ensemble, valid: int = 0) -> Tensor:
     return row + (x - x.detach())  # exactly the row, with the gradient of x
 
 
-def unbox(x: Tensor, ensemble: Ensemble) -> Tensor:
-    """Inverse of `box`; inputs on the border are moved a little inside, where tanh still has a slope."""
+def unbox(x: Tensor, ensemble: Ensemble, valid: int = 0) -> Tensor:
+    """Inverse of `box`; inputs on the border are moved a little inside, where tanh still has a slope.
+
+    With `valid` values that are one of two are moved nearly to the middle, so that they can become the other.
+    """
     low, high = ensemble.spec.bounds()
-    return ((2 * x - high - low) / (high - low)).clamp(-0.99, 0.99).atanh()
+    inner = (2 * x - high - low) / (high - low)
+    reach = torch.where(ensemble.spec.choices(), 0.3, 0.99) if valid else torch.tensor(0.99)
+    return inner.clamp(-reach, reach).atanh()
 
 
 def sample(models: Sequence[Model], count: int, generator: torch.Generator) -> list[Model]:
