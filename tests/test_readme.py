@@ -90,6 +90,16 @@ def test_what_is_harder_is_what_the_committed_results_say(folder, label, keys):
         assert "misses {:.1f} on average, the variant {:.1f}".format(*missed) in " ".join(text.split())
 
 
+def test_the_price_of_valid_queries_is_what_the_committed_results_say():
+    text = (ROOT / "docs" / "own-model.md").read_text()
+    rows = json.loads((ROOT / "results" / "warfarin-valid" / "results.json").read_text())
+    for row in rows:
+        cells = [cell(row[key]) for key in ("aruc", "auc", "robustness_at_full_uniqueness")]
+        cells += [cell(row[key], 1) for key in ("false_accusations", "missed")]
+        assert f"| `{row['scheme']}` | {' | '.join(cells)} |" in text
+    assert rows[0]["command"] in text
+
+
 def test_where_the_cohort_falls_short_is_what_the_committed_results_say():
     text = " ".join((ROOT / "docs" / "cohort.md").read_text().split())
     (row,) = json.loads((ROOT / "results" / "warfarin-cohort" / "results.json").read_text())
