@@ -281,8 +281,9 @@ def _check_answers(name: str, model: nn.Module, x: Tensor, spec: Spec) -> None:
     expected = (len(x), *spec.output_shape)
     try:
         answers = answered(model, x)
-        got = f"shape {tuple(answers.shape)}" if isinstance(answers, Tensor) else type(answers).__name__
-        good = tuple(answers.shape) == expected and bool(torch.isfinite(answers).all())
+        tensor = isinstance(answers, Tensor)
+        got = f"shape {tuple(answers.shape)}" if tensor else type(answers).__name__
+        good = tensor and tuple(answers.shape) == expected and bool(torch.isfinite(answers).all())
     except Exception as error:  # whatever a user's model raises on inputs that it does not take
         got, good = f"{type(error).__name__} ({' '.join(str(error).split())[:120]})", False
     if not good:

@@ -15,6 +15,7 @@ from metav.spec import Spec
 
 PENALTY = 0.5  # R1, of discriminators that come without batch norm
 CHANNELS = 32
+OPSET = 18  # of ONNX: the last that onnx2torch knows whole
 LEAST = 8  # pixels a side that the discriminator needs
 
 
@@ -54,18 +55,27 @@ def ready(model: nn.Module | str | Path) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
     try:
+        import onnx
         import onnx2torch
+        from onnx import version_converter
     except ImportError as error:
         raise MissingExtraError(
             f"expected {error.name} for the negative {str(model)!r}, got none: pip install 'metav[onnx]'."
         ) from error
     try:
-        found: nn.Module = onnx2torch.convert(str(model))
+        graph = onnx.load(str(model))
+        for node in graph.graph.node:  # onnx2torch does not know it, and it matters for empty tensors alone
+            kept = [each for each in node.attribute if each.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        if max(each.version for each in graph.opset_import if not each.domain) > OPSET:
+            graph = version_converter.convert_version(graph, OPSET)
+        found: nn.Module = onnx2torch.convert(graph)
     except Exception as error:  # whatever it raises on a file that is none, or on what it does not know
         text = " ".join(str(error).split())[:160]
         raise UsageError(
             f"expected an ONNX file that onnx2torch can convert, got {str(model)!r} ({type(error).__name__}: {text}): "
-            "export it with opset 18 or less, or give the model as a torch module."
+            "give the model as a torch module."
         ) from error
     return found.eval()
 
