@@ -41,9 +41,9 @@ def prepare(folder: Path, count: int) -> None:
 
 
 def resident(process: int, name: str) -> float:
-    """MiB that a process holds (VmRSS), or held at most (VmHWM)."""
+    """MiB that a process holds (VmRSS), or held at most (VmHWM); 0 for one that has just ended."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), 0.0)
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
                 time.sleep(0.1)
                 done = out.read_bytes().count(b"\n") - 1 if out.exists() else 0
                 if process.poll() is None:
-                    peak = resident(process.pid, "VmHWM")
+                    peak = max(peak, resident(process.pid, "VmHWM"))
                 if done >= mark and process.poll() is None:
                     print(f"{done:7,} verdicts   {resident(process.pid, 'VmRSS'):6.0f} MiB", flush=True)
                     mark *= 10
