@@ -137,20 +137,15 @@ class Spec:
         if self.steps:
             step = torch.tensor(self.steps)
             some = step.clamp_min(torch.finfo(torch.float32).tiny)
-            pairs = zip(self.steps, self._widths(), strict=True)  # the high bound need not be on a step
-            last = torch.tensor([math.floor(width / step * (1 + ROUNDING)) if step else 0.0 for step, width in pairs])
+            sizes = zip(self.steps, self._widths(), strict=True)  # the high bound need not be on a step
+            last = torch.tensor([math.floor(width / size * (1 + ROUNDING)) if size else 0.0 for size, width in sizes])
             found = torch.where(step > 0, low + step * ((x - low) / some).round().minimum(last), x)
         for group in map(list, self.one_hot):
             least, most = (bound.expand(len(x), *self.input_shape)[:, group] for bound in (low, high))
-            chosen = self._best(x[:, group], least, most)
+            gained = (x[:, group] - least).square() - (x[:, group] - most).square()  # by being the one
+            chosen = gained.argmax(1, keepdim=True)
             found = found.index_copy(1, torch.tensor(group), least.scatter(1, chosen, most.gather(1, chosen)))
         return found
-
-    @staticmethod
-    def _best(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Which member (n, 1) of a group is to be high, so that `x` (n, members) moves least."""
-        gained = (x - low).square() - (x - high).square()
-        return gained.argmax(1, keepdim=True)
 
     def valid(self, x: Tensor) -> Tensor:
         """Which of the inputs `x` (n, *input_shape) a form accepts, (n,), to rounding; none with NaN."""
