@@ -178,10 +178,12 @@ def test_schemes_that_move_points_do_so_in_widths_of_each_box(text, reach):
 
 @pytest.mark.parametrize("text", ["metav(valid=1)", "liteguard(valid=1)", "cohort(valid=1)"])
 def test_valid_queries_of_a_form_that_rejects_nothing(text):
-    with pytest.raises(
-        UsageError, match="expected a table whose spec has steps or one_hot groups for valid=1, got one"
-    ):
+    words = "expected a table whose spec has steps or one_hot groups for valid=1, got one"
+    with pytest.raises(UsageError, match=words):
         schemes.get(text).construct(tiny.tables(), queries=4, seed=0)
+    with pytest.raises(UsageError, match=words):  # before anything is trained
+        schemes.require(text, tiny.TABLES)
+    schemes.require(text, FORM)
 
 
 @pytest.mark.parametrize(

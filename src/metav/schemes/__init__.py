@@ -58,14 +58,16 @@ def get(text: str) -> Scheme:
 
 
 def require(text: str, spec: Spec) -> None:
-    """Refuse a scheme that models with the interface `spec` do not give what it needs.
+    """Refuse a scheme that models with the interface `spec` do not give what it needs, or what its options ask for.
 
     Raises
     ------
     UsageError
         One sentence that says what is lacking.
     """
-    base.require(call(text)[0], get(text).needs, spec)
+    scheme = get(text)
+    base.require(call(text)[0], scheme.needs, spec)
+    base.check_form(getattr(scheme, "valid", 0), spec)
 
 
 def check(texts: Sequence[str]) -> None:

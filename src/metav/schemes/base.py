@@ -145,9 +145,9 @@ def check_queries(queries: int) -> None:
         raise UsageError(f"expected at least 1 query, got {queries}: the paper uses --queries 100.")
 
 
-def check_form(valid: int, ensemble: Ensemble) -> None:
+def check_form(valid: int, spec: Spec) -> None:
     """Refuse `valid` queries where nothing says which are."""
-    if valid and not ensemble.spec.restricted:
+    if valid and not spec.restricted:
         raise UsageError(
             "expected a table whose spec has steps or one_hot groups for valid=1, got one where each row of the box is "
             "valid: leave the option out."

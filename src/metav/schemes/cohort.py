@@ -76,7 +76,7 @@ class Cohort:
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Choose N = `queries`, refine those that are not real data, and keep the teachers' answers to them."""
         check_use("cohort", self.needs, ensemble, queries)
-        check_form(self.valid, ensemble)
+        check_form(self.valid, ensemble.spec)
         if ensemble.cohort is None:
             raise UsageError("expected a matched-teacher cohort, got none: run metav zoo build with --cohort.")
         if self.exact and (ensemble.cohort.teachers + 1) * self.level <= 1:

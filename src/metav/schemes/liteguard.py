@@ -54,7 +54,7 @@ class LiteGuard:
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Learn N = `queries` pairs; a suspect is called derived above a mean of 0.5."""
         check_queries(queries)
-        check_form(self.valid, ensemble)
+        check_form(self.valid, ensemble.spec)
         generator = torch.Generator().manual_seed(seed)
         w = torch.randn(queries, *ensemble.spec.input_shape, generator=generator).requires_grad_(True)
         with torch.random.fork_rng(devices=[]):

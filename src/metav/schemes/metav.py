@@ -81,7 +81,7 @@ class MetaV:
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Learn N = `queries` queries and their meta-verifier; the threshold is p+ > p-."""
         check_queries(queries)
-        check_form(self.valid, ensemble)
+        check_form(self.valid, ensemble.spec)
         if self.half:
             ensemble = ensemble.changed(halved)
         generator = torch.Generator().manual_seed(seed)
