@@ -182,19 +182,19 @@ def _table_3(size: Size, enlarged: int) -> Iterator[Suspect]:
 
 
 def _cohort(size: Size, smoke: bool) -> CohortPlan:
-    """Kinds of theft, the cheap ones of Table 3 first."""
+    """Kinds of theft, the cheap ones first; ratios of pruning that Table 3 has not, so that no copy is a suspect."""
     tuning, recovery = (_link("ftal", "public", epochs, 0) for epochs in (size.tuning, RECOVERY_EPOCHS))
     kinds = {
         "as it is": "",
-        **{f"WP {ratio}": f"wp({ratio})" for ratio in (0.3, 0.5, 0.8)},
-        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.25, 0.5)},
-        "FP 0.5, tuned": f"fp(0.5)>{recovery}",
+        **{f"WP {ratio}": f"wp({ratio})" for ratio in (0.35, 0.55, 0.75)},
+        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.27, 0.47)},
+        "FP 0.47, tuned": f"fp(0.47)>{recovery}",
         "FTAL": tuning,
         "RTAL": tuning.replace("ftal", "rtal"),
         "student S": _link("extract", "public", size.student, 0, "student=S,"),
     }
     if smoke:
-        kinds = {name: kinds[name] for name in ("as it is", "WP 0.5", "student S")}
+        kinds = {name: kinds[name] for name in ("as it is", "WP 0.55", "student S")}
     return CohortPlan(
         teachers=size.teachers,
         copies=size.copies,

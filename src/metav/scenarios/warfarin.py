@@ -147,7 +147,10 @@ def _table_3(recipe: Recipe) -> Iterator[Suspect]:
 
 
 def _cohort(recipe: Recipe, smoke: bool) -> CohortPlan:
-    """The kinds of theft that Table 3 has, longer and shorter ones, and extractions into other networks."""
+    """The kinds of theft that Table 3 has, longer and shorter ones, and extractions into other networks.
+
+    The ratios of pruning are others than Table 3's, so that no copy of the target is a suspect, or a suspect's parent.
+    """
     tuning, study = f"lr={recipe.tuning_lr},batch={recipe.batch}", f"lr={recipe.lr},batch={recipe.batch}"
     ten, long = f"public,{recipe.tuning_epochs}ep,{tuning}", f"public,{4 * recipe.tuning_epochs}ep,{tuning}"
     kinds = {
@@ -165,11 +168,11 @@ def _cohort(recipe: Recipe, smoke: bool) -> CohortPlan:
         "extraction softsign": f"extract(public,40ep,{study},seed=0,student=softsign)",
         "extraction leaky, box": f"extract(box,40ep,{study},seed=0,student=leaky)",
     }
-    for ratio in (0.3, 0.5, 0.7, 0.8, 0.9):
+    for ratio in (0.35, 0.55, 0.75, 0.85, 0.95):
         kinds[f"WP {ratio}"] = f"wp({ratio})"
         kinds[f"WP {ratio}, tuned"] = f"wp({ratio})>ftal(public,{recipe.recovery_epochs}ep,{tuning},seed=0)"
     if smoke:
-        kinds = {name: kinds[name] for name in ("as it is", "FTAL", "student S", "WP 0.5")}
+        kinds = {name: kinds[name] for name in ("as it is", "FTAL", "student S", "WP 0.55")}
     sizes, names, seeds = (("S",), ("leaky",), 1) if smoke else (tuple(HIDDEN), tuple(UNUSUAL), 5)
     others = [_scratch(name, data, recipe, 300) for name in names for data in ("own", "public")]
     more = [(size, data, 310 + seed) for size in sizes for data in ("own", "public") for seed in range(seeds)]
