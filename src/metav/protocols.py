@@ -34,6 +34,9 @@ def check(scenario: Scenario, name: str) -> Protocol:
 def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[Suspect]]:
     """Halve positives and negatives at random into construction and test suspects (MetaV, section 5.2).
 
+    A suspect and what was made from it go to the same half, so that nothing derived from a test suspect is constructed
+    from.
+
     Raises
     ------
     UsageError
@@ -42,19 +45,32 @@ def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[S
     generator = np.random.default_rng(seed)
     construction: list[Suspect] = []
     test: list[Suspect] = []
-    for positive in (True, False):
+    for positive, kind in ((True, "positive"), (False, "negative")):
         side = [suspect for suspect in suspects if suspect.positive is positive]
-        half = len(side) // 2
-        if half < 2:
-            kind = "positive" if positive else "negative"
+        chains = kin(side)
+        halves: tuple[list[Suspect], list[Suspect]] = ([], [])
+        for index in generator.permutation(len(chains)):
+            chain = chains[index]
+            halves[len(halves[0]) + len(chain) > len(side) // 2].extend(chain)
+        if min(map(len, halves)) < 2:
             raise UsageError(
-                f"expected at least four {kind} suspects, two to construct from and two to test on, got {len(side)}: "
-                "add some to the scenario."
+                f"expected at least four {kind} suspects, two to construct from and two to test on that are not made "
+                f"from one another, got {len(side)}: add some to the scenario."
             )
-        order = generator.permutation(len(side))
-        construction += [side[index] for index in order[:half]]
-        test += [side[index] for index in order[half:]]
+        construction += halves[0]
+        test += halves[1]
     return construction, test
+
+
+def kin(suspects: Sequence[Suspect]) -> list[list[Suspect]]:
+    """Suspects in groups of those that were made from one another, in the order of each group's first."""
+    names = {suspect.lineage for suspect in suspects}
+    groups: dict[str, list[Suspect]] = {}
+    for suspect in suspects:
+        links = suspect.lineage.split(">")
+        ancestry = (">".join(links[: count + 1]) for count in range(len(links)))
+        groups.setdefault(next(name for name in ancestry if name in names), []).append(suspect)
+    return list(groups.values())
 
 
 def few(construction: Sequence[Suspect], models: int) -> list[Suspect]:
