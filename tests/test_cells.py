@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -120,3 +121,47 @@ def test_a_name_for_all_that_a_result_depends_on(smoke_zoo, monkeypatch):
         smoke_zoo, "record", lambda text: replace(record(text), digest="0" * 64) if text == changed else record(text)
     )
     assert cells.path(smoke_zoo, CELL) not in names
+
+
+def broken(*, at):
+    """A scheme's `construct` that fails in one repetition."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Broken(MetaV):
+        def construct(self, ensemble, *, queries, seed):
+            if seed in at:
+                raise ValueError("no\nluck")
+            return super().construct(ensemble, queries=queries, seed=seed)
+
+    return Broken
+
+
+def test_a_cell_that_fails_is_reported_and_does_not_stop_the_others(smoke_zoo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("METAV_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(schemes.SCHEMES, "broken", broken(at=(1,)))
+    monkeypatch.setitem(schemes.SCHEMES, "lost", broken(at=(0, 1, 2)))
+    where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path), "--jobs", "1"]
+    options = ["--repeats", "3", "--queries", "4", "--scheme", "lost(iterations=2)", "broken(iterations=2)"]
+    assert main(["bench", "warfarin", *where, *options, "akh"]) == 1
+    message = "expected a fingerprint and rates, got ValueError (no luck)."
+    assert f"broken(iterations=2), repetition 1: {message}" in capsys.readouterr().err
+    found, lost, akh = json.loads((tmp_path / "results.json").read_text())
+    assert len(found["aruc"]["values"]) == 2
+    assert found["failed"] == [{"repetition": 1, "error": message}]
+    assert (lost["title"], lost["aruc"], akh["failed"]) == ("lost(iterations=2)", None, [])
+    assert [each["repetition"] for each in lost["failed"]] == [0, 1, 2]
+    assert f"`broken(iterations=2)`, repetition 1: {message}" in (tmp_path / "report.md").read_text()
+    assert len(kept(tmp_path / "home")) == 2
+    assert main(["bench", "warfarin", *where, "--repeats", "1", "--scheme", "lost(iterations=2)"]) == 1
+    assert "expected figures of 1 fingerprints, got none" in capsys.readouterr().err
+
+
+def test_the_split_of_each_repetition_is_in_the_results(smoke_zoo, tmp_path):
+    where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path)]
+    assert main(["bench", "warfarin", *where, "--jobs", "1", "--repeats", "2", "--scheme", "metav(iterations=2)"]) == 0
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    for each in json.loads((tmp_path / "splits.json").read_text()):
+        tested = scores[scores.repetition == each["repetition"]].lineage
+        assert tested.tolist() == each["test"]
+        both = [*each["construction"], *each["test"]]
+        assert sorted(both) == sorted(suspect.lineage for suspect in smoke_zoo.scenario.suspects)

@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import nn
 
 from metav import cells, engine, protocols, schemes
-from metav.cells import Cell, CellResult, Score
-from metav.errors import UsageError
+from metav.cells import Cell, CellResult, Failure, Score
+from metav.errors import MetavError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.frozen import folded
 from metav.protocols import Protocol
@@ -212,12 +212,18 @@ def run(
     jobs: int = 2,
     again: bool = False,
     progress: Callable[[int], None] | None = None,
+    failed: Callable[[Failure], None] | None = None,
 ) -> list[CellResult]:
     """Compute the cells of all schemes that can be used, on a zoo that is built, in `jobs` processes.
 
     Each scheme constructs each number of `queries` from each number of `models` a side, 0 for all of the construction
     half. Cells that an earlier run has computed, on the same zoo by the same code, are taken from where it kept them,
-    unless `again`.
+    unless `again`. A cell that fails does not stop the others: it is given to `failed` instead of being returned.
+
+    Raises
+    ------
+    MetavError
+        A cell failed and there is no `failed`; or a process was killed.
     """
     usable = [name for name in scheme_names if not lacking(zoo, name)]
     wanted = [
@@ -239,13 +245,25 @@ def run(
         jobs=jobs,
         progress=None if progress is None else lambda _: progress(1),
     )
-    found.update(zip(missing, computed, strict=True))
-    return [found[cell] for cell in wanted]
+    for each in computed:
+        if isinstance(each, CellResult):
+            found[each.cell] = each
+        elif failed is None:
+            raise MetavError(each.error)
+        else:
+            failed(each)
+    return [found[cell] for cell in wanted if cell in found]
 
 
-def _run_and_keep(zoo: Zoo, wanted: tuple[Cell, Path]) -> CellResult:
+def _run_and_keep(zoo: Zoo, wanted: tuple[Cell, Path]) -> CellResult | Failure:
     """Compute a cell, and keep it at once: a run that is killed loses those it is at."""
     cell, path = wanted
-    found = run_cell(zoo, cell)
+    try:
+        found = run_cell(zoo, cell)
+    except MetavError as error:
+        return Failure(cell=cell, error=str(error))
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        return Failure(cell=cell, error=f"expected a fingerprint and rates, got {type(error).__name__} ({text}).")
     cells.save(path, found)
     return found

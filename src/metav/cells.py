@@ -73,6 +73,14 @@ class CellResult:
     verify_seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A cell that could not be computed, and why, in one sentence."""
+
+    cell: Cell
+    error: str
+
+
 def paths(zoo: Zoo, wanted: Sequence[Cell]) -> dict[Cell, Path]:
     """Where the results of some cells are kept; the record of each model is read once."""
     digest = cache(lambda lineage: zoo.record(lineage).digest)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import App, CycloptsError
 from rich.table import Table
@@ -40,6 +40,9 @@ from metav.cli_verify import verify
 from metav.cli_zoo import zoo_app
 from metav.console import complain, output, progress_bar
 from metav.errors import MetavError, UsageError
+
+if TYPE_CHECKING:
+    from metav.cells import Failure
 
 app = App(name="metav", help="Was that model derived from mine?", version=metav.__version__)
 app.command(zoo_app)
@@ -95,6 +98,7 @@ def bench(
     fill(found, jobs)
     cells = (len(names) - len(lacking)) * len(numbers) * len(counts) * repeats
     cells *= len(protocols.what_is_left_out(found.scenario, tested))
+    failures: list[Failure] = []
     with progress_bar("constructing fingerprints", cells) as progress:
         results = benchmark.run(
             found,
@@ -106,13 +110,18 @@ def bench(
             jobs=jobs,
             again=again,
             progress=progress,
+            failed=failures.append,
         )
+    for failure in failures:
+        complain(f"{failure.cell.scheme}, repetition {failure.cell.repetition}: {failure.error}")
+    if not results:
+        raise MetavError(f"expected figures of {cells} fingerprints, got none: see the errors above.")
     from metav import report
 
-    rows = report.write(folder, found.scenario, results, command_line(), lacking)
+    rows = report.write(folder, found.scenario, results, command_line(), lacking, failures)
     output().print(report.summary(rows))
     output().print(f"Report, results and figures are in {folder}/: open {folder / 'report.md'}.", soft_wrap=True)
-    return 0
+    return 1 if failures else 0
 
 
 @app.command

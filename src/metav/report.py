@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from metav import figures, results
-from metav.cells import CellResult
+from metav.cells import CellResult, Failure
 from metav.scenarios import Scenario
 from metav.storage import write_atomic
 
@@ -39,11 +39,13 @@ def write(
     cells: Sequence[CellResult],
     command: str,
     lacking: Mapping[str, str] | None = None,
+    failures: Sequence[Failure] = (),
 ) -> list[dict[str, Any]]:
-    """Write all files into `folder`, and return the rows of results.json; `lacking` as in `results.rows`."""
-    rows = results.rows(scenario, cells, command, lacking)
+    """Write all files into `folder`, and return the rows of results.json, with the arguments of `results.rows`."""
+    rows = results.rows(scenario, cells, command, lacking, failures)
     scores = results.frame(cells)
     write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
+    write_atomic(folder / "splits.json", (json.dumps(results.splits(scenario, cells), indent=1) + "\n").encode())
     write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.9g").encode())
     used, swept = [row for row in rows if row["by_lineage"]], results.swept(rows)
     names = [slug(f"{scenario.name}-{name}") for name in swept or [row["title"] for row in used]]
@@ -119,6 +121,8 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
         lines.append(f"| {title} | " + " | ".join(cell(each, 1 if key == "positives" else 3) for each in found) + " |")
     qualities = list(next(iter(first["by_lineage"].values()))["quality"])
     for row in rows:
+        lost = [f"`{row['title']}`, repetition {each['repetition']}: {each['error']}" for each in row.get("failed", ())]
+        lines += ["", *lost] if lost else []
         if "not_applicable" in row:
             lines += ["", f"`{row['scheme']}` is n/a: it {row['not_applicable']}."]
     if results.swept(rows):

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 
 import metav
-from metav import evaluation
-from metav.cells import CellResult
+from metav import evaluation, protocols
+from metav.cells import Cell, CellResult, Failure
 from metav.scenarios import Scenario
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
@@ -40,7 +40,7 @@ def frame(results: Sequence[CellResult]) -> pd.DataFrame:
 
 def swept(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which of `SWEPT` takes more than one value in some rows."""
-    figures = [row for row in rows if "not_applicable" not in row]
+    figures = [row for row in rows if row["aruc"]]
     return [name for name in SWEPT if len({row[name] for row in figures}) > 1]
 
 
@@ -50,7 +50,7 @@ def _title(row: Mapping[str, Any], several: bool) -> str:
     Then how many models a side it had, if not the whole half; what it did not see; what of the answers it was shown.
     """
     count = row["models"]
-    parts = [f", {row['queries']} queries"] if several and "not_applicable" not in row else []
+    parts = [f", {row['queries']} queries"] if several and row["aruc"] else []
     parts += [f", {count} model{'s' * (count > 1)} a side"] if count else []
     parts += [f" without {row['left_out']}"] if row["left_out"] else []
     parts += [f", {row['view']}"] if row["view"] else []
@@ -64,28 +64,66 @@ def of_row(scores: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def rows(
-    scenario: Scenario, results: Sequence[CellResult], command: str, lacking: Mapping[str, str] | None = None
+    scenario: Scenario,
+    results: Sequence[CellResult],
+    command: str,
+    lacking: Mapping[str, str] | None = None,
+    failures: Sequence[Failure] = (),
 ) -> list[dict[str, Any]]:
     """Gather cells into the rows of results.json, one for each of `KINDS`.
 
     `models` is the number of models of each side to construct from, None for the whole half of the zoo; `left_out` the
     obfuscation or architecture that was kept from construction, `view` what the API let out, each None for nothing.
-    `title` tells the rows apart.
+    `title` tells the rows apart. `failed` has the repetitions that a row should have had.
 
-    Schemes that could not be used, with what they lack, come last: their figures are None, never 0.
+    Rows without any result come last, then schemes that could not be used, with what they lack: their figures are None,
+    never 0.
     """
     shared = _shared(scenario, results, command)
     found = [
-        _row(scenario, shared, list(kind), results, part) for kind, part in frame(results).groupby(KINDS, sort=False)
+        {**_row(scenario, shared, list(kind), results, part), "failed": _failed(failures, *list(kind)[:4])}
+        for kind, part in frame(results).groupby(KINDS, sort=False)
     ]
-    kinds = (name for name in KINDS if name not in ("scheme", "queries"))
-    none = dict.fromkeys((*METRICS, *COUNTS, *kinds, "useful", "construct_seconds", "verify_seconds"))
+    none = dict.fromkeys((*METRICS, *COUNTS, *KINDS, "useful", "construct_seconds", "verify_seconds"))
+    empty = {**found[0], **none, "queries": found[0]["queries"], "by_lineage": {}, "failed": []}
+    done = {_kind(result.cell) for result in results}
+    for scheme, queries, models, left_out in dict.fromkeys(_kind(failure.cell) for failure in failures):
+        if (scheme, queries, models, left_out) in done:
+            continue
+        kind = {"scheme": scheme, "queries": queries, "models": models or None, "left_out": left_out or None}
+        found.append({**empty, **kind, "failed": _failed(failures, scheme, queries, models, left_out)})
     found += [
-        {**found[0], **none, "scheme": name, "by_lineage": {}, "not_applicable": f"needs {reason}"}
-        for name, reason in (lacking or {}).items()
+        {**empty, "scheme": name, "not_applicable": f"needs {reason}"} for name, reason in (lacking or {}).items()
     ]
     several = "queries" in swept(found)
     return [{**row, "title": _title(row, several)} for row in found]
+
+
+def _failed(failures: Sequence[Failure], *kind: Any) -> list[dict[str, Any]]:
+    """Those of one `_kind`, for results.json."""
+    mine = (failure for failure in failures if _kind(failure.cell) == kind)
+    return [{"repetition": failure.cell.repetition, "error": failure.error} for failure in mine]
+
+
+def splits(scenario: Scenario, results: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """The lineages that each repetition constructs from, by what is left out of it, and those of the zoo that it tests.
+
+    Numbers of `models` a side take the first of each side; the open world tests no suspect of the zoo.
+    """
+    cells = (result.cell for result in results)
+    wanted = dict.fromkeys((cell.protocol, cell.left_out, cell.repetition) for cell in cells)
+    found = []
+    for protocol, left_out, repetition in wanted:
+        construction, test = protocols.divide(scenario, protocol, left_out, repetition)
+        sides = {"construction": construction, "test": [] if protocol == "open-world" else test}
+        lineages = {side: [suspect.lineage for suspect in members] for side, members in sides.items()}
+        found.append({"left_out": left_out or None, "repetition": repetition, **lineages})
+    return found
+
+
+def _kind(cell: Cell) -> tuple[Any, ...]:
+    """What cells of a row have in common, whatever its view."""
+    return (cell.scheme, cell.queries, cell.models, cell.left_out)
 
 
 def _shared(scenario: Scenario, results: Sequence[CellResult], command: str) -> dict[str, Any]:
@@ -108,8 +146,7 @@ def _row(
     scores: pd.DataFrame,
 ) -> dict[str, Any]:
     scheme, queries, models, left_out, view = kind
-    key = (scheme, queries, models, left_out)
-    cells = [r for r in results if (r.cell.scheme, r.cell.queries, r.cell.models, r.cell.left_out) == key]
+    cells = [result for result in results if _kind(result.cell) == (scheme, queries, models, left_out)]
     repetitions = [part for _, part in scores.groupby("repetition")]
     sides = [_sides(part) for part in repetitions]
     return {

@@ -6,7 +6,8 @@ Pan, Yan, Zhang, Yang: MetaV: A Meta-Verifier Approach to Task-Agnostic Model Fi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -20,6 +21,15 @@ from metav.optim import Adam
 from metav.schemes.base import Ensemble, Needs, check_form, check_queries
 from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
 from metav.spec import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What there is after a number of iterations: the fingerprint, and the loss (minus equation 1) before the last."""
+
+    iteration: int
+    loss: float
+    fingerprint: Fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +90,11 @@ class MetaV:
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Learn N = `queries` queries and their meta-verifier; the threshold is p+ > p-."""
+        *_, stage = self.course(ensemble, queries=queries, seed=seed, at={self.iterations})
+        return stage.fingerprint
+
+    def course(self, ensemble: Ensemble, *, queries: int, seed: int, at: Collection[int]) -> Iterator[Stage]:
+        """Construct, and yield what there is after each number `at` of iterations, from 1 to `iterations`."""
         check_queries(queries)
         check_form(self.valid, ensemble.spec)
         if self.half:
@@ -88,17 +103,21 @@ class MetaV:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             w, verifier = self._start(ensemble, queries, generator)
-        self._learn(ensemble, w, verifier, generator)
-        return Fingerprint(
-            queries=box(w.detach(), ensemble, self.valid),
-            scorer=verifier.eval().requires_grad_(False),
-            spec=ensemble.spec,
-            threshold=0.5,
-            provenance={"scheme": "metav", "seed": seed, "options": asdict(self)},
-        )
+        for iteration, likelihood in enumerate(self._learn(ensemble, w, verifier, generator), 1):
+            if iteration in at:
+                fingerprint = Fingerprint(
+                    queries=box(w.detach().clone(), ensemble, self.valid),
+                    scorer=deepcopy(verifier).eval().requires_grad_(False),
+                    spec=ensemble.spec,
+                    threshold=0.5,
+                    provenance={"scheme": "metav", "seed": seed, "options": asdict(self)},
+                )
+                yield Stage(iteration=iteration, loss=-float(likelihood), fingerprint=fingerprint)
 
-    def _learn(self, ensemble: Ensemble, w: Tensor, verifier: MetaVerifier, generator: torch.Generator) -> None:
-        """Algorithm 1, lines 5 to 12: change `w` and `verifier` in place."""
+    def _learn(
+        self, ensemble: Ensemble, w: Tensor, verifier: MetaVerifier, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Algorithm 1, lines 5 to 12: change `w` and `verifier` in place; yield the likelihood before each change."""
         theta = list(verifier.parameters())
         opt_w, opt_theta = Adam([w], self.query_lr or self.lr), Adam(theta, self.lr)
         k = self.batch
@@ -113,6 +132,7 @@ class MetaV:
             gradient_w, *gradient_theta = torch.autograd.grad(-likelihood, [w, *theta])
             opt_w.step([gradient_w])
             opt_theta.step(gradient_theta)
+            yield likelihood.detach()
 
     def _start(self, ensemble: Ensemble, queries: int, generator: torch.Generator) -> tuple[Tensor, MetaVerifier]:
         """Lines 3 and 4: W and the verifier before learning."""
