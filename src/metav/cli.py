@@ -14,10 +14,12 @@ from rich.table import Table
 import metav
 from metav.cli_options import (
     Again,
+    BenchName,
     DataPath,
     File,
     Jobs,
     Models,
+    Only,
     ProfileName,
     ProtocolName,
     Queries,
@@ -36,6 +38,7 @@ from metav.cli_options import (
     given,
     open_zoo,
 )
+from metav.cli_paper import bench_paper
 from metav.cli_verify import verify
 from metav.cli_zoo import zoo_app
 from metav.console import complain, output, progress_bar
@@ -51,9 +54,10 @@ app.command(verify)
 
 @app.command
 def bench(
-    scenario: ScenarioName,
+    scenario: BenchName,
     *,
     scheme: Schemes = None,
+    only: Only = None,
     profile: ProfileName = "cpu",
     repeats: Repeats = 5,
     queries: Sweep = None,
@@ -68,8 +72,18 @@ def bench(
 ) -> int:
     """Build what is missing of a scenario's zoo, construct fingerprints, and judge suspects they have not seen.
 
-    Interrupted or killed, it goes on where it was.
+    Interrupted or killed, it goes on where it was. With paper as the scenario: all benchmarks of the paper.
     """
+    if scenario == "paper":
+        fixed = (scheme, queries, models, zoo, None if repeats == 5 else repeats, snapshots or None)
+        if any(each is not None for each in fixed) or protocol != "paper":
+            raise UsageError(
+                "expected --profile, --only, --out, --data, --jobs or --again beside paper, got another option: "
+                "leave it out, or name one scenario."
+            )
+        return bench_paper(only, profile, out, data, jobs, again)
+    if only is not None:
+        raise UsageError(f"expected --only beside paper alone, got it beside {scenario}: leave it out.")
     from metav import benchmark, protocols, schemes
     from metav.schemes.base import check_queries
     from metav.storage import make_folder

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 given: list[str] = []  # of this run, for the results
 
 ScenarioName = Annotated[str, Parameter(help="warfarin, skin, fashion, or your own: package.module:task.")]
+BenchName = Annotated[
+    str,
+    Parameter(help="warfarin, skin, fashion, your own (package.module:task), or paper: the paper's whole evaluation."),
+]
+Only = Annotated[
+    list[str] | None,
+    Parameter(consume_multiple=True, negative="", help="Of paper, these scenarios: skin, warfarin, fashion."),
+]
 Schemes = Annotated[
     list[str] | None,
     Parameter(

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POSITIVE, NEGATIVE, SHADE, INK = "#0072b2", "#d55e00", "#c9d9e3", "#333333"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d00", "#333333")
+COLOURS = {  # of a scheme, in all figures
+    "metav": "#0072b2",
+    "metav(": "#56b4e9",  # with options
+    "cohort": "#009e73",
+    "liteguard": "#cc79a7",
+    "ipguard": "#d55e00",
+    "deepfoolfp": "#e69f00",
+    "conferae": "#8c6d00",
+    "modeldiff": "#333333",
+    "sac-m": "#999999",
+    "akh": "#882255",
+}
+DASHES = ("-", "--", ":", "-.")  # of lines that would share a colour
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -28,6 +40,12 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "metav",
 }
+
+
+def colour(scheme: str) -> str:
+    """The colour of a scheme, with or without options; black for one of somebody else's."""
+    name, options, _ = scheme.partition("(")
+    return COLOURS.get(name + options, COLOURS.get(name, INK))
 
 
 def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
@@ -62,7 +80,7 @@ def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
     return figure
 
 
-def curves(ax: Axes, scores: pd.DataFrame) -> Axes:
+def curves(ax: Axes, scores: pd.DataFrame, *, labels: bool = True) -> Axes:
     """Draw robustness and uniqueness, means over repetitions; the shaded area is the mean exact ARUC."""
     thresholds = np.linspace(0, 1, 501)
     r, u, both = [], [], []
@@ -81,6 +99,8 @@ def curves(ax: Axes, scores: pd.DataFrame) -> Axes:
         xlim=(-0.01, 1.01),
         ylim=(0, 1.03),
     )
+    if not labels:
+        return ax
     ax.text(0.3, 0.55, "robustness R", color=POSITIVE, transform=ax.transAxes)
     ax.text(0.3, 0.48, "uniqueness U", color=NEGATIVE, transform=ax.transAxes)
     ax.text(0.3, 0.41, "shaded: mean of min(R, U)", color=INK, transform=ax.transAxes)
@@ -126,21 +146,24 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
         ax, ends = figure.subplots(), []
         others = [kind for kind in KINDS[1:] if kind != name and len({row.get(kind) for row in rows}) > 1]
         lines = [", ".join(str(row[kind]) for kind in ("scheme", *others) if row[kind]) for row in rows]
-        for index, line in enumerate(dict.fromkeys(lines)):
+        used: list[str] = []
+        for line in dict.fromkeys(lines):
             members = (row for row, its in zip(rows, lines, strict=True) if its == line and row[name])
             mine = sorted(members, key=lambda row: row[name])
             if not mine:  # the whole construction half alone
                 continue
             x, found = [row[name] for row in mine], [row["aruc"] for row in mine]
             means, halves = [each["mean"] for each in found], [each["ci95"] or 0 for each in found]
-            colour = COLOURS[index % len(COLOURS)]
-            ax.errorbar(x, means, halves, color=colour, linewidth=1.6, elinewidth=0.8, capsize=2)
-            ends.append((means[-1], line.replace(", ", "\n").replace("(", "\n(").replace(",", ",\n"), colour))
+            shade = colour(mine[0]["scheme"])
+            dash = DASHES[used.count(shade) % len(DASHES)]
+            used.append(shade)
+            ax.errorbar(x, means, halves, color=shade, linewidth=1.6, linestyle=dash, elinewidth=0.8, capsize=2)
+            ends.append((means[-1], line.replace(", ", "\n").replace("(", "\n(").replace(",", ",\n"), shade))
         top = np.inf  # of the room that is left for labels, from the highest line down
-        for mean, label, colour in sorted(ends, reverse=True):
+        for mean, label, shade in sorted(ends, reverse=True):
             height = 0.05 * (label.count("\n") + 1)
             y = min(mean + height / 2, top)
-            ax.text(1.02, y, label, color=colour, va="top", transform=ax.get_yaxis_transform())
+            ax.text(1.02, y, label, color=shade, va="top", transform=ax.get_yaxis_transform())
             top = y - height - 0.02
         ax.set(xlabel={"queries": "queries N", "models": "models of each side to construct from"}[name], ylim=(0, 1))
         ax.set_ylabel("ARUC (grid, ceiling 0.980)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,15 +127,23 @@ def _kind(cell: Cell) -> tuple[Any, ...]:
     return (cell.scheme, cell.queries, cell.models, cell.left_out)
 
 
-def _shared(scenario: Scenario, results: Sequence[CellResult], command: str) -> dict[str, Any]:
-    cell = results[0].cell
+def facts(scenario: Scenario, command: str) -> dict[str, Any]:
+    """What all results say of where they are from."""
     return {
         "scenario": scenario.name,
         "profile": scenario.profile,
-        "protocol": cell.protocol,
-        "repeats": len({result.cell.repetition for result in results}),
         "environment": environment(),
         "command": command,
+    }
+
+
+def _shared(scenario: Scenario, results: Sequence[CellResult], command: str) -> dict[str, Any]:
+    seeds = sorted({result.cell.repetition for result in results})
+    return {
+        **facts(scenario, command),
+        "protocol": results[0].cell.protocol,
+        "repeats": len(seeds),
+        "seeds": seeds,  # of splits and schemes
     }
 
 
@@ -217,6 +226,7 @@ def environment() -> dict[str, Any]:
     """What the figures were measured on."""
     return {
         "metav": metav.__version__,
+        "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -224,6 +234,21 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def commit() -> str | None:
+    """The commit of metav's source, with `-dirty` where files differ from it; None where it is not a checkout."""
+    folder = Path(metav.__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        tracked = subprocess.run(  # noqa: S603 (a fixed command)
+            [*command[:3], "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=False, timeout=10
+        )
+        if tracked.returncode:
+            return None
+        return subprocess.run(command, capture_output=True, check=True, text=True, timeout=10).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def processor() -> str:

@@ -1,0 +1,50 @@
+"""The command `metav bench paper`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metav.cli_options import at_least_one, command_line, fill, open_zoo
+from metav.console import complain, output, progress_bar
+
+if TYPE_CHECKING:
+    from metav.zoo import Zoo
+
+
+def bench_paper(
+    only: list[str] | None, profile: str, out: Path | None, data: Path | None, jobs: int, again: bool
+) -> int:
+    """Run all benchmarks of the paper, or those of some scenarios, and write the page that shows them.
+
+    Interrupted or killed, it goes on where it was.
+    """
+    from metav import paper
+    from metav.paper import page, running
+    from metav.storage import make_folder
+
+    at_least_one("jobs", jobs)
+    parts = paper.plan(profile, only or paper.SCENARIOS)
+    folder = make_folder(out or Path("metav-results") / f"paper-{profile}")
+    zoos: dict[str, Zoo] = {}
+    pace, failed = running.Pace(), 0
+    for index, part in enumerate(parts):
+        if part.scenario not in zoos:
+            zoo = open_zoo(part.scenario, profile, None, data, cohort=True)
+            zoo.prepare()
+            fill(zoo, jobs)
+            zoos[part.scenario] = zoo
+        zoo = zoos[part.scenario]
+        output().print(
+            f"Part {index + 1} of {len(parts)}, {part.name} ({part.shows}); {pace.left(parts[index:], jobs)}.",
+            soft_wrap=True,
+        )
+        with progress_bar(part.name, running.count(part, zoo)) as progress:
+            found, failures = running.run(part, zoo, folder, command_line(), jobs=jobs, again=again, progress=progress)
+        pace.note(part, found)
+        failed += len(failures)
+        for failure in failures:
+            complain(f"{part.name}, {failure.cell.scheme}, repetition {failure.cell.repetition}: {failure.error}")
+        page.write(folder)
+    output().print(f"All results are in {folder}/: open {folder / page.NAME}.", soft_wrap=True)
+    return 1 if failed else 0

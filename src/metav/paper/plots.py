@@ -1,0 +1,108 @@
+"""Figures of the paper's evaluation: bars of all schemes, a grid of curves, learning curves."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from metav import figures, results
+from metav.figures import INK, STYLE, colour
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def bars(rows: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str, float]]) -> Figure:
+    """ARUC and robustness at 100 % uniqueness of each scheme (Fig. 2a and 3); diamonds are the `published` figures.
+
+    `published` gives ARUC and robustness by their keys in results.json, for each scheme that the paper has.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    shown = {"aruc": "ARUC (grid, ceiling 0.980)", "robustness_at_full_uniqueness": "robustness at 100 % uniqueness"}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 0.9 + 0.32 * len(rows)), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+        for ax, (key, title) in zip(axes, shown.items(), strict=True):
+            means = [row[key]["mean"] for row in rows]
+            halves = [row[key]["ci95"] or 0 for row in rows]
+            ax.barh(range(len(rows)), means, color=[colour(row["scheme"]) for row in rows], height=0.7)
+            ax.errorbar(means, range(len(rows)), xerr=halves, fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
+            for index, row in enumerate(rows):
+                value = published.get(row["scheme"], {}).get(key)
+                if value is not None:
+                    ax.plot(value, index, marker="D", color="white", markeredgecolor=INK, markersize=6)
+            ax.set(xlim=(0, 1), xlabel=title)
+            ax.tick_params(axis="y", length=0)
+        axes[0].set_yticks(range(len(rows)), [row["title"] for row in rows])
+        axes[0].invert_yaxis()
+        figure.suptitle(
+            f"{rows[0]['scenario']}: means of {rows[0]['repeats']} repetitions; diamonds: the paper",
+            fontsize=10,
+            x=0.01,
+            ha="left",
+        )
+    return figure
+
+
+def grid(rows: Sequence[dict[str, Any]], scores: pd.DataFrame) -> Figure:
+    """R and U of each scheme against the threshold, a panel each (Fig. 2b-f, 5a-b)."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    across = min(3, len(rows))
+    down = -(-len(rows) // across)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3 * across, 2.5 * down), layout="constrained")
+        axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat
+        for index, ax in enumerate(axes):
+            if index >= len(rows):
+                ax.axis("off")
+                continue
+            figures.curves(ax, results.of_row(scores, rows[index]), labels=index == 0)
+            title = "\n".join(textwrap.wrap(rows[index]["title"].replace(",", ", "), 34))
+            ax.set_title(f"{title}\nARUC {rows[index]['aruc']['mean']:.3f}", loc="left", fontsize=8)
+            ax.label_outer()
+    return figure
+
+
+def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
+    """ARUC and loss against the seconds of construction (Fig. 4), means over repetitions; thin lines are these."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    table = pd.DataFrame(rows)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        for ax, (key, title) in zip(
+            figure.subplots(1, 2), {"aruc": "ARUC of test suspects", "loss": "loss"}.items(), strict=True
+        ):
+            for index, scheme in enumerate(table.scheme.unique()):
+                mine = table[table.scheme == scheme]
+                for _, one in mine.groupby("repetition"):
+                    ax.plot(one.seconds, one[key], color=colour(scheme), linewidth=0.6, alpha=0.5)
+                means = mine.groupby("iterations")[["seconds", key]].mean()
+                ax.plot(means.seconds, means[key], color=colour(scheme), linewidth=2)
+                if key == "aruc":
+                    label = "\n".join(textwrap.wrap(scheme.replace(",", ", "), 40))
+                    ax.text(0.98, 0.04 + 0.12 * index, label, color=colour(scheme), ha="right", transform=ax.transAxes)
+            ax.set(xlabel="seconds of construction", ylabel=title, xlim=(0, None))
+            if key == "aruc":
+                ax.set_ylim(0, 1)
+        figure.suptitle(
+            f"{scenario}: learning, {table.repetition.nunique()} repetitions", fontsize=10, x=0.01, ha="left"
+        )
+    return figure
+
+
+def mean_seconds(rows: Sequence[Mapping[str, Any]], scheme: str, level: float) -> float | None:
+    """Seconds after which the mean ARUC of a scheme's curves is above a level for the first time; None if never."""
+    table = pd.DataFrame(rows)
+    means = table[table.scheme == scheme].groupby("iterations")[["seconds", "aruc"]].mean()
+    above = np.flatnonzero(means.aruc.to_numpy() > level)
+    return float(means.seconds.to_numpy()[above[0]]) if len(above) else None

@@ -1,0 +1,97 @@
+"""`metav bench paper`: all of the paper's benchmarks, one after the other, and the page that shows them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from metav import benchmark, evaluation, paper
+from metav.cells import Cell, CellResult
+from metav.cli import main
+from metav.paper import learning, page, plots, running
+
+QUICK = ["--only", "warfarin", "--profile", "smoke", "--jobs", "1"]
+
+
+def test_the_plan_has_all_of_the_papers_figures():
+    parts = paper.plan("cpu")
+    assert [part.name for part in parts[:3]] == ["skin", "warfarin", "fashion"]
+    assert len({part.name for part in parts}) == len(parts) == 12
+    by_name = {part.name: part for part in parts}
+    assert {"metav", "ipguard", "deepfoolfp", "conferae", "modeldiff"} <= set(by_name["skin"].schemes)
+    for name in paper.SCENARIOS:
+        assert by_name[name].repeats == 5
+        assert by_name[f"{name}-queries"].queries == tuple(range(10, 101, 10))
+        assert [2 * count for count in by_name[f"{name}-models"].models] == [2, 4, 10, 20, 40, 70]
+        assert by_name[f"{name}-learning"].learning
+        assert {by_name[f"{name}-{kind}"].repeats for kind in ("queries", "models", "learning")} == {3}
+
+
+def test_the_whole_of_a_scenario_resumes_and_shows_its_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("METAV_HOME", str(tmp_path / "home"))
+    out = tmp_path / "out"
+    assert main(["bench", "paper", *QUICK, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "Part 1 of 4, warfarin (Fig. 2a, 3 and Table 5; Fig. 5a-b); left: 4 parts of which nothing" in printed
+    assert "Part 4 of 4, warfarin-learning (Fig. 4); left: about" in printed
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "home" / "cells").rglob("*.json")}
+    shown = (out / page.NAME).read_text()
+    assert main(["bench", "paper", *QUICK, "--out", str(out)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in cells} == cells
+    assert (out / page.NAME).read_text() == shown
+    (row,) = (row for row in json.loads((out / "warfarin" / "results.json").read_text()) if row["scheme"] == "cohort")
+    mean, half = row["aruc"]["mean"], row["aruc"]["ci95"]
+    assert f"| `cohort` | {mean:.3f} ± {half:.3f} |" in shown
+    assert "`modeldiff` is not applicable: it needs answers of several values." in shown
+    for link in ("warfarin/schemes.png", "warfarin/curves.png", "warfarin-queries/warfarin-queries.png"):
+        assert f"]({link})" in shown
+        assert (out / link).stat().st_size > 5000
+    (tmp_path / "docs").mkdir()
+    elsewhere = page.write(out, tmp_path / "docs" / "results.md")
+    assert "](../out/warfarin/schemes.png)" in elsewhere.read_text()
+
+
+def test_options_that_the_paper_fixes_are_refused(capsys):
+    assert main(["bench", "paper", "--scheme", "metav"]) == 2
+    assert "got another option: leave it out" in capsys.readouterr().err.replace("\n", " ")
+    assert main(["bench", "paper", "--only", "cars"]) == 2
+    assert "got 'cars': choose one of them." in capsys.readouterr().err.replace("\n", " ")
+    assert main(["bench", "warfarin", "--only", "skin"]) == 2
+    assert "expected --only beside paper alone" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_learning_curve_ends_in_the_fingerprint_of_a_benchmark(smoke_zoo):
+    cell = Cell(scheme="metav(iterations=20)", repetition=1, queries=6)
+    rows = learning.curve(smoke_zoo, cell)
+    assert [row["iterations"] for row in rows][::4] == [1, 5, 11]
+    assert rows[-1]["iterations"] == 20
+    scores = benchmark.run_cell(smoke_zoo, cell).scores
+    sides = ([each.rate for each in scores if each.positive is positive] for positive in (True, False))
+    assert rows[-1]["aruc"] == evaluation.aruc(*sides)
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+
+
+def test_when_a_curve_is_high_enough():
+    rows = [
+        {"scheme": "metav", "iterations": index, "seconds": float(index), "aruc": aruc}
+        for index, arucs in enumerate([(0.1, 0.5), (0.9, 0.8), (0.95, 0.9)], 1)
+        for aruc in arucs
+    ]
+    assert plots.mean_seconds(rows, "metav", 0.8) == 2.0
+    assert plots.mean_seconds(rows, "metav", 0.95) is None
+
+
+def test_the_time_left_is_that_of_what_was_seen():
+    part = replace(paper.plan("cpu", ["skin"])[1], schemes=("a", "b"), repeats=3, queries=(10, 20), models=(0,))
+    pace = running.Pace()
+    assert pace.left([part], 2) == "left: 1 part of which nothing was measured so far"
+    for name, seconds in (("a", 100.0), ("b", 500.0)):
+        cell = Cell(scheme=name, repetition=0, queries=100)
+        pace.note(part, [CellResult(cell=cell, scores=(), construct_seconds=seconds, verify_seconds=0.0)])
+    assert pace.seconds(part) == pytest.approx((1 + 5) * 3 * 30)
+    assert pace.left([part, part], 2) == "left: about 9 min"
+    unseen = replace(part, schemes=("a", "c"))
+    assert pace.seconds(unseen) is None
+    assert pace.left([part, unseen], 2) == "left: about 4 min and 1 part of which nothing was measured so far"
