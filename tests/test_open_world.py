@@ -74,7 +74,7 @@ def test_a_cohort_is_made_as_the_target_was_from_seeds_that_nothing_else_has(nam
 
 
 def test_outsiders_are_fitted_on_what_their_names_say(zoo):
-    met = {each.name: each for each in benchmark._open_world(zoo)}
+    met = {each.name: each for each in benchmark.open_world(zoo)}
     public, test = (zoo.scenario.parts[name] for name in ("public", "test"))
     assert met["median"].model(test.x).unique().item() == public.y.median()
     boosted = met["gradient boosting of answers"].model
@@ -94,7 +94,7 @@ def test_none_of_it_reaches_a_construction(zoo):
     strangers = {zoo.scenario.lineage(suspect.lineage).text for suspect in zoo.strangers}
     assert not strangers & set(made.provenance["suspects"])
     result = benchmark.run_cell(zoo, cell)
-    assert [score.lineage for score in result.scores] == [each.name for each in benchmark._open_world(zoo)]
+    assert [score.lineage for score in result.scores] == [each.name for each in benchmark.open_world(zoo)]
     again = benchmark.run_cell(zoo, cells.Cell(scheme=cell.scheme, repetition=0, queries=4))
     assert not strangers & {score.lineage for score in again.scores}
 
@@ -144,7 +144,7 @@ def test_images_have_a_cohort_and_an_open_world_too(name, tmp_path):
     known = benchmark.ensemble(zoo, few.suspects, cohort=True)
     assert known.cohort.teachers == scenario.cohort.teachers
     made = schemes.get("cohort(pool=20,steps=1)").construct(known, queries=6, seed=0)
-    met = benchmark._open_world(zoo)
+    met = benchmark.open_world(zoo)
     families = {(each.family, each.positive) for each in met}
     assert families >= {(s.family, s.positive) for s in few.strangers}
     assert len(families) > len({s.family for s in few.strangers})

@@ -147,7 +147,7 @@ def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
         zoo, cell.scheme, construction, queries=cell.queries, seed=cell.repetition, left_out=left_out
     )
     construct_seconds = time.perf_counter() - start
-    tested = _open_world(zoo) if cell.protocol == "open-world" else _of_zoo(zoo, test)
+    tested = open_world(zoo) if cell.protocol == "open-world" else of_zoo(zoo, test)
     views = scenario.views if cell.protocol == "api" else {}
     scores, seconds = [], 0.0
     for suspect in tested:
@@ -177,7 +177,8 @@ def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
     return CellResult(cell=cell, scores=tuple(scores), construct_seconds=construct_seconds, verify_seconds=seconds)
 
 
-def _of_zoo(zoo: Zoo, suspects: Sequence[Suspect]) -> list[Outsider]:
+def of_zoo(zoo: Zoo, suspects: Sequence[Suspect]) -> list[Outsider]:
+    """Suspects of a zoo's table or open world, with their models."""
     return [
         Outsider(
             name=suspect.lineage,
@@ -190,7 +191,7 @@ def _of_zoo(zoo: Zoo, suspects: Sequence[Suspect]) -> list[Outsider]:
     ]
 
 
-def _open_world(zoo: Zoo) -> list[Outsider]:
+def open_world(zoo: Zoo) -> list[Outsider]:
     """Strangers and outsiders; a process fits the outsiders of a target once."""
     scenario, digest = zoo.scenario, zoo.record("target").digest
     if digest not in _outsiders:
@@ -198,7 +199,7 @@ def _open_world(zoo: Zoo) -> list[Outsider]:
         with engine.one_thread():
             met = scenario.outsiders(target, scenario.part) if scenario.outsiders else ()
             _outsiders[digest] = [replace(each, quality=scenario.quality(each.model, target, test)) for each in met]
-    return _of_zoo(zoo, zoo.strangers) + _outsiders[digest]
+    return of_zoo(zoo, zoo.strangers) + _outsiders[digest]
 
 
 def run(
