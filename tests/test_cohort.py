@@ -32,12 +32,12 @@ def drawn(seed: int = 0, queries: int = 6, size: int = 2, teachers: int = 20, co
     mixed = noise(queries * size, queries * size, seed=seed)
     thefts = (noise(teachers + copies, queries * size, seed=seed + 1) @ mixed).reshape(-1, queries, size)
     independent = 3 * noise(7, queries, size, seed=seed + 2)
-    return moments(thefts, teachers, teachers - 3, independent, 0.1, 0.5), thefts, independent
+    return moments(thefts, teachers, independent, 0.1, 0.5), thefts, independent
 
 
 def literal_sigma(thefts: Tensor, independent: Tensor) -> tuple[Tensor, Tensor]:
     """Sigma and s over all columns, from covariance matrices as numpy has them."""
-    c, own = thefts[:17].flatten(1), thefts[20:].flatten(1)
+    c, own = thefts[:20].flatten(1), thefts[20:].flatten(1)
     mu, sd = c.mean(0), c.std(0) + 0.1
     c, w = (c - mu) / sd, (own - own.mean(0)) / sd
     b = FAR * ((independent.flatten(1) - mu) / sd / FAR).tanh()
@@ -113,21 +113,23 @@ def test_queries_are_chosen_as_by_inverting_all_of_sigma_for_each_candidate(size
 
 def test_candidates_are_the_real_data_then_others_in_the_box():
     ensemble = tiny.regressors()
-    x, real = candidates(ensemble, 41, torch.Generator().manual_seed(0))
-    assert len(x) == len(real) == 60 + 41
-    assert torch.equal(x[real], ensemble.data)
-    others = x[60:]
+    x, real = candidates(ensemble, 50, 41, torch.Generator().manual_seed(0))
+    assert len(x) == len(real) == 50 + 41
+    assert all((ensemble.data == each).all(1).any() for each in x[real])
+    assert len(x[real].unique(dim=0)) == 50
+    assert len(candidates(ensemble, 1000, 0, torch.Generator())[0]) == 60
+    others = x[50:]
     assert others.min() >= ensemble.spec.low
     assert others.max() <= ensemble.spec.high
     on_border = ((others == ensemble.spec.low) | (others == ensemble.spec.high)).all(1)
     assert 8 <= on_border.sum() <= 11
-    assert not candidates(ensemble, 0, torch.Generator())[1].logical_not().any()
+    assert not candidates(ensemble, 60, 0, torch.Generator())[1].logical_not().any()
 
 
 def test_steps_raise_the_information():
     ensemble = tiny.regressors()
     answers = Answers(ensemble, ensemble.cohort, 0.5)
-    x = candidates(ensemble, 20, torch.Generator().manual_seed(1))[0][50:70]
+    x = candidates(ensemble, 60, 20, torch.Generator().manual_seed(1))[0][50:70]
 
     def told(x: Tensor) -> float:
         return sum(information(kind, RIDGE).log().item() for kind in answers.all_moments(x))
@@ -155,9 +157,10 @@ def literal_match(x: Tensor, first: int, last: int, kind: str, answers: Tensor) 
     sigma = found.covariance(view, RIDGE).double()
     deviation = ((answers - found.mu) / found.sd)[view].flatten().double()
     squashed = CLIP * (deviation / CLIP).tanh()
-    weighed = torch.linalg.inv(sigma) @ squashed
-    own = weighed @ found.s[view].flatten().double()
-    cohort = torch.stack([weighed @ c[view].flatten().double() for c in found.c])
+    own = squashed @ torch.linalg.inv(sigma) @ found.s[view].flatten().double()
+    teachers = [c[view].flatten().double() for c in found.c]
+    without = [torch.linalg.inv(sigma - c.outer(c) / len(teachers)) for c in teachers]
+    cohort = torch.stack([squashed @ inverse @ c for inverse, c in zip(without, teachers, strict=True)])
     return float(own / (cohort.std() + TINY))
 
 
@@ -204,7 +207,7 @@ def test_a_file_holds_answers_and_no_weights(made, tmp_path):
     columns_ = 20 * 2
     expected = {"mu": 2 * columns_, "sd": 2 * columns_, "tau": 6, "top": 1}
     for view, width in {"near": 16, "far": 24, "all": 40}.items():
-        expected |= {f"target_{view}": 2 * width, f"cohort_{view}": 2 * width * 14}
+        expected |= {f"target_{view}": 2 * width, f"cohort_{view}": 2 * width * 16}
     assert {name: each.numel() for name, each in made.scorer.state_dict().items()} == expected
 
 

@@ -77,11 +77,11 @@ def _cohort(zoo: Zoo, plan: CohortPlan, left_out: Callable[[str], bool]) -> Coho
     return CohortModels(
         teachers=plan.teachers,
         kinds={
-            kind: together([_cheap(zoo, each) for each in lineages])
+            kind: together([zoo.load(each) for each in lineages])  # mapped: they are more than fit into memory
             for kind, lineages in kinds.items()
             if not left_out(lineages[-1])  # of the target; its teachers are of its architecture always
         },
-        others=[_cheap(zoo, each) for each in plan.others if not left_out(each)],
+        others=[zoo.load(each) for each in plan.others if not left_out(each)],
     )
 
 

@@ -10,6 +10,7 @@ s' A s.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
 from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use
-from metav.schemes.cohort_answers import Answers, Conditioned, candidates, choose, information
+from metav.schemes.cohort_answers import FOLDS, Answers, Conditioned, Moments, candidates, choose, information
 from metav.schemes.cohort_exact import rank
 from metav.schemes.metav import box, unbox
 from metav.schemes.points import enough
@@ -37,8 +38,8 @@ class Cohort:
     ----------
     near
         Share of the queries that are real data.
-    pool
-        Candidates for the other queries besides the real data.
+    real, pool
+        Candidates for queries: how many of the real data at most, and how many others, for queries that are not real.
     steps, lr
         Of Adam, on the queries that are not real.
     ridge, independents
@@ -53,7 +54,8 @@ class Cohort:
     needs: ClassVar[Needs] = Needs(suspect="anything", suspects=True, cohort=True)
 
     near: float = 0.5
-    pool: int = 3400
+    real: int = 1000
+    pool: int = 1000
     steps: int = 30
     lr: float = 0.02
     ridge: float = 0.5
@@ -63,7 +65,13 @@ class Cohort:
     valid: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least(pool=(self.pool, 0), steps=(self.steps, 0), exact=(self.exact, 0), valid=(self.valid, 0))
+        check_at_least(
+            real=(self.real, 1),
+            pool=(self.pool, 0),
+            steps=(self.steps, 0),
+            exact=(self.exact, 0),
+            valid=(self.valid, 0),
+        )
         if not 0 < self.level < 1:
             raise UsageError(f"expected a level between 0 and 1, got {self.level}: change the option.")
         positive, shares = (self.lr, self.ridge), (self.near, self.independents)
@@ -85,20 +93,21 @@ class Cohort:
                 f"{ensemble.cohort.teachers}: choose a larger level."
             )
         near = round(self.near * queries)
-        enough(len(ensemble.data), max(1, near))
-        enough(len(ensemble.data) + self.pool, queries)
+        real = min(len(ensemble.data), self.real)
+        enough(real, max(1, near))
+        enough(real + self.pool, queries)
         generator = torch.Generator().manual_seed(seed)
         answers = Answers(ensemble, ensemble.cohort, self.independents)
-        x, real = candidates(ensemble, self.pool, generator)
+        x, is_real = candidates(ensemble, self.real, self.pool, generator)
         x = ensemble.spec.nearest(x) if self.valid else x
         scorer: CohortMatch | CohortRank
         if self.exact:
             with torch.no_grad():
-                x, scorer = rank(answers, x, real, (near, queries - near), self.ridge)
+                x, scorer = rank(answers, x, is_real, (near, queries - near), self.ridge)
         else:
             with torch.no_grad():
                 kinds, worth = answers.all_moments(x), Conditioned.relative_gains
-                x = choose(kinds, x, real, (near, queries - near), self.ridge, worth)
+                x = choose(kinds, x, is_real, (near, queries - near), self.ridge, worth)
             x = self._refine(answers, x, near, generator)
             scorer = self._match(answers, x, near)
         return Fingerprint(
@@ -133,12 +142,28 @@ class Cohort:
 
     @torch.no_grad()
     def _match(self, answers: Answers, x: Tensor, near: int) -> CohortMatch:
-        """The scorer, calibrated on independent models and on thefts from the teachers held out."""
-        cohort, output = answers.cohort, answers.ensemble.spec.output
-        independent, thefts = answers.independent(x), [answers.of(kind, x) for kind in cohort.kinds]
-        kinds = [answers.moments(each, independent) for each in thefts]
-        size = independent.shape[-1]
-        scorer = CohortMatch(len(x), near, size, len(kinds), answers.fitted, output)
+        """The scorer, calibrated on independent models and on thefts from teachers.
+
+        Each fold of them is met by a scorer that was made from all others: those that a scorer was made from are told
+        apart from the target by Sigma alone.
+        """
+        teachers = answers.cohort.teachers
+        independent, thefts = answers.independent(x), [answers.of(kind, x) for kind in answers.cohort.kinds]
+        found = []
+        for fold in range(min(FOLDS, teachers // 2)):
+            out, met = (torch.arange(count) % FOLDS == fold for count in (teachers, len(independent)))
+            scorer = self._scorer(answers, [answers.moments(each, independent[~met], out) for each in thefts], near)
+            strangers = [independent[met], *(each[:teachers][out] for each in thefts)]
+            found.append(scorer.matches(torch.cat(strangers).flatten(1)))
+        scorer = self._scorer(answers, [answers.moments(each, independent) for each in thefts], near)
+        scorer.calibrate(torch.cat(found))
+        return scorer
+
+    def _scorer(self, answers: Answers, kinds: Sequence[Moments], near: int) -> CohortMatch:
+        """The scorer of some moments, not calibrated. The match of a teacher is by the Sigma of all others."""
+        queries, size = kinds[0].mu.shape
+        teachers = len(kinds[0].c)
+        scorer = CohortMatch(queries, near, size, len(kinds), teachers, answers.ensemble.spec.output)
         for row, kind in enumerate(kinds):
             scorer.mu[row], scorer.sd[row] = kind.mu.flatten(), kind.sd.flatten()
             for name, (first, last) in scorer.views().items():
@@ -147,8 +172,7 @@ class Cohort:
                     continue
                 s, c, sigma = kind.s[view].flatten(), kind.c[:, view].flatten(1), kind.covariance(view, self.ridge)
                 weighed = torch.linalg.solve(sigma, torch.cat([s[:, None], c.T], 1))
+                own = 1 - (c * weighed[:, 1:].T).sum(1) / teachers  # Sherman and Morrison: its own share of Sigma
                 scorer.get_buffer(f"target_{name}")[row] = weighed[:, 0]
-                scorer.get_buffer(f"cohort_{name}")[row] = weighed[:, 1:]
-        held_out = [each[answers.fitted : cohort.teachers] for each in thefts]
-        scorer.calibrate(torch.cat([independent, *held_out]).flatten(1))
+                scorer.get_buffer(f"cohort_{name}")[row] = weighed[:, 1:] / own
         return scorer

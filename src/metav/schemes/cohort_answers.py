@@ -13,7 +13,7 @@ from metav.errors import SuspectError
 from metav.schemes.base import CohortModels, Ensemble
 from metav.scorers.cohort import columns
 
-HELD_OUT = 8  # one of so many teachers is left out of C; thefts from it are independent models to calibrate on
+FOLDS = 8  # of teachers and independent models: to calibrate, each is met by a scorer that was made without it
 FLOOR = 0.25  # added to each sd: a share of the teachers' usual spread on real data
 DATA = 1000  # examples that the usual spread is taken over
 FAR = 6.0  # independent models' deviations are squashed to so many sd
@@ -43,12 +43,9 @@ class Moments:
         return Moments(mu=mu, sd=sd, s=s, c=self.c[:, first:], rows=self.rows[:, first:])
 
 
-def moments(thefts: Tensor, teachers: int, fitted: int, independent: Tensor, floor: float, weight: float) -> Moments:
-    """From the answers (M + R, Q, c) of thefts, the teachers' first, and of independent models (n, Q, c).
-
-    The first `fitted` of the M `teachers` make up the cohort.
-    """
-    cohort, own = thefts[:fitted], thefts[teachers:]
+def moments(thefts: Tensor, teachers: int, independent: Tensor, floor: float, weight: float) -> Moments:
+    """From the answers (M + R, Q, c) of thefts, the M `teachers`' first, and of independent models (n, Q, c)."""
+    cohort, own = thefts[:teachers], thefts[teachers:]
     mu, sd = cohort.mean(0), cohort.std(0) + floor
     c, w = (cohort - mu) / sd, (own - own.mean(0)) / sd
     b = FAR * torch.tanh((independent - mu) / sd / FAR)
@@ -142,12 +139,12 @@ Worth: TypeAlias = Callable[[Conditioned], Tensor]
 """What each query is worth to one kind, (Q,), given those picked."""
 
 
-def candidates(ensemble: Ensemble, pool: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Candidates (n, ...) for queries: the public data, then `pool` others; and which of them (n,) are real.
+def candidates(ensemble: Ensemble, most: int, pool: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Candidates (n, ...) for queries: `most` of the public data, then `pool` others; and which of them (n,) are real.
 
     The others are, in equal shares, real data with noise, noise in all of the box, noise near its middle, and corners.
     """
-    real, spec = ensemble.data, ensemble.spec
+    real, spec = ensemble.data[torch.randperm(len(ensemble.data), generator=generator)[:most]], ensemble.spec
     low, high = spec.bounds()
     middle, half = (high + low) / 2, (high - low) / 2
 
@@ -171,8 +168,7 @@ class Answers:
 
     def __init__(self, ensemble: Ensemble, cohort: CohortModels, weight: float) -> None:
         self.ensemble, self.cohort, self.weight = ensemble, cohort, weight
-        self.fitted = cohort.teachers - max(1, cohort.teachers // HELD_OUT)
-        self.floor = usual_spread(self.plain()[: self.fitted])
+        self.floor = usual_spread(self.plain()[: cohort.teachers])
 
     @torch.no_grad()
     def plain(self) -> Tensor:
@@ -187,9 +183,16 @@ class Answers:
         """Those (models, n, c) of the independent models."""
         return self._columns(torch.stack([model(x) for model in (*self.ensemble.negatives, *self.cohort.others)]))
 
-    def moments(self, thefts: Tensor, independent: Tensor) -> Moments:
-        """The moments of one kind, from what `of` and `independent` give for the same inputs."""
-        return moments(thefts, self.cohort.teachers, self.fitted, independent, self.floor, self.weight)
+    def moments(self, thefts: Tensor, independent: Tensor, left_out: Tensor | None = None) -> Moments:
+        """The moments of one kind, from what `of` and `independent` give for the same inputs.
+
+        With `left_out` (M,) those of a cohort without some of its teachers.
+        """
+        teachers = self.cohort.teachers
+        if left_out is not None:
+            thefts = torch.cat([thefts[:teachers][~left_out], thefts[teachers:]])
+            teachers -= int(left_out.sum())
+        return moments(thefts, teachers, independent, self.floor, self.weight)
 
     def all_moments(self, x: Tensor) -> list[Moments]:
         """The moments of all kinds at x."""

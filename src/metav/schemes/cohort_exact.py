@@ -44,4 +44,4 @@ def owners(answers: Answers, thefts: Tensor) -> Tensor:
 def alike(found: Tensor, floor: float) -> Moments:
     """The moments of one kind over all owners (M + 1, n, c): C holds them all, the target first, and s is 0."""
     mean = found.mean(0, keepdim=True)
-    return moments(torch.cat([found, mean]), len(found), len(found), found[:0], floor, 0.0)
+    return moments(torch.cat([found, mean]), len(found), found[:0], floor, 0.0)

@@ -42,8 +42,9 @@ class CohortMatch(nn.Module):
 
     The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
     mean and spread of the teachers' answers, S the suspect's deviation from mu in units of sd, squashed:
-    z = S' A F / (spread over the teachers of S' A T_j). The rate is the mean of the largest three z, each divided by
-    the largest seen on independent models, in units of the same models' largest mean, through a sigmoid.
+    z = S' A F / (spread over the teachers of S' A_j T_j), where A_j is A without T_j itself. The rate is the mean of
+    the largest three z, each divided by the largest seen on independent models, in units of the same models' largest
+    mean, through a sigmoid.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ class CohortMatch(nn.Module):
     kind = "cohort-match"
     mu: Tensor  # (K, N size)
     sd: Tensor  # (K, N size)
-    # besides, for each view of w columns: target_VIEW (K, w), which is A F, and cohort_VIEW (K, w, teachers), A T_j
+    # besides, for each view of w columns: target_VIEW (K, w), which is A F, and cohort_VIEW (K, w, teachers), A_j T_j
     tau: Tensor  # (3 K): largest z of independent models, by view and kind
     top: Tensor  # (): their largest mean of the largest three
 
@@ -93,15 +94,15 @@ class CohortMatch(nn.Module):
 
     def value(self, answers: Tensor) -> Tensor:
         """What the rate is made of, of models' answers (models, N size); at most 1 for known independent models."""
-        largest = (self.matches(answers) / self.tau).topk(min(TOP, len(self.tau)), 1).values
-        return largest.mean(1) / self.top
+        return self._largest(self.matches(answers)) / self.top
 
-    def calibrate(self, independent: Tensor) -> None:
-        """Set `tau` and `top` by the answers (models, N size) of models that are not derived from the target."""
-        found = self.matches(independent)
-        self.tau.copy_(found.amax(0).clamp_min(LEAST_Z))
-        self.top.fill_(1)
-        self.top.copy_(self.value(independent).amax())
+    def _largest(self, matches: Tensor) -> Tensor:
+        return (matches / self.tau).topk(min(TOP, len(self.tau)), 1).values.mean(1)
+
+    def calibrate(self, matches: Tensor) -> None:
+        """Set `tau` and `top` by the matches (models, 3 K) of models that are not derived from the target."""
+        self.tau.copy_(matches.amax(0).clamp_min(LEAST_Z))
+        self.top.copy_(self._largest(matches).amax())
 
     def rate(self, outputs: Tensor) -> float:
         """Matching rate in [0, 1] of outputs (N, *output_shape)."""
