@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import pytest
 
-from metav import cells, schemes
+from metav import benchmark, cells, schemes
 from metav.cells import Cell, CellResult, Score
 from metav.cli import main
 from metav.scenarios.base import Merit
@@ -165,3 +165,18 @@ def test_the_split_of_each_repetition_is_in_the_results(smoke_zoo, tmp_path):
         assert tested.tolist() == each["test"]
         both = [*each["construction"], *each["test"]]
         assert sorted(both) == sorted(suspect.lineage for suspect in smoke_zoo.scenario.suspects)
+
+
+def test_protocols_that_construct_alike_construct_once(smoke_zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("METAV_HOME", str(tmp_path))
+    cell = Cell(scheme="metav(iterations=20)", repetition=1, queries=6)
+    first = benchmark.run_cell(smoke_zoo, cell)
+    monkeypatch.setattr(MetaV, "construct", lambda *_, **__: pytest.fail("constructed again"))
+    again = benchmark.run_cell(smoke_zoo, replace(cell, protocol="api"))
+    assert again.construct_seconds == first.construct_seconds
+    assert [score.rate for score in again.scores if not score.view] == [score.rate for score in first.scores]
+    cells.fingerprint(smoke_zoo, cell).write_bytes(b"damaged")
+    with pytest.raises(pytest.fail.Exception, match="constructed again"):
+        benchmark.run_cell(smoke_zoo, cell)
+    other = replace(cell, protocol="unseen-obfuscation", left_out="WP")
+    assert cells.fingerprint(smoke_zoo, other) != cells.fingerprint(smoke_zoo, cell)

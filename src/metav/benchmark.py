@@ -22,6 +22,7 @@ from metav.schemes import Ensemble
 from metav.schemes.base import CohortModels
 from metav.spec import Model
 from metav.stacks import together
+from metav.storage import make_folder
 from metav.verification import query
 from metav.zoo import Zoo
 
@@ -142,11 +143,7 @@ def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
     left_out = partial(protocols.is_left_out, scenario, cell.protocol, cell.left_out)
     construction, test = protocols.divide(scenario, cell.protocol, cell.left_out, cell.repetition)
     construction = protocols.few(construction, cell.models)
-    start = time.perf_counter()
-    fingerprint = construct(
-        zoo, cell.scheme, construction, queries=cell.queries, seed=cell.repetition, left_out=left_out
-    )
-    construct_seconds = time.perf_counter() - start
+    fingerprint, construct_seconds = _constructed(zoo, cell, construction, left_out)
     tested = open_world(zoo) if cell.protocol == "open-world" else of_zoo(zoo, test)
     views = scenario.views if cell.protocol == "api" else {}
     scores, seconds = [], 0.0
@@ -175,6 +172,24 @@ def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
             for view, rate in rates.items()
         ]
     return CellResult(cell=cell, scores=tuple(scores), construct_seconds=construct_seconds, verify_seconds=seconds)
+
+
+def _constructed(
+    zoo: Zoo, cell: Cell, construction: Sequence[Suspect], left_out: Callable[[str], bool]
+) -> tuple[Fingerprint, float]:
+    """The fingerprint of a cell and the seconds it took, of now or of a cell that differs in what it tests alone."""
+    file = cells.fingerprint(zoo, cell)
+    try:
+        kept = Fingerprint.load(file)
+        return kept, float(kept.provenance["seconds"])
+    except (MetavError, KeyError):
+        start = time.perf_counter()
+        made = construct(zoo, cell.scheme, construction, queries=cell.queries, seed=cell.repetition, left_out=left_out)
+        seconds = time.perf_counter() - start
+    made = replace(made, provenance={**made.provenance, "seconds": seconds})
+    make_folder(file.parent)
+    made.save(file)
+    return made, seconds
 
 
 def of_zoo(zoo: Zoo, suspects: Sequence[Suspect]) -> list[Outsider]:
@@ -236,6 +251,9 @@ def run(
         for repetition in range(repeats)
     ]
     paths = cells.paths(zoo, wanted)
+    if again:
+        for cell in wanted:
+            cells.fingerprint(zoo, cell).unlink(missing_ok=True)
     found = {} if again else {cell: result for cell, path in paths.items() if (result := cells.load(path))}
     if progress is not None and found:
         progress(len(found))

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -103,6 +103,11 @@ def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Pa
     text = canonical_json([asdict(cell), zoo.settings, models, kept, shown, code, torch.__version__, np.__version__])
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     return home() / "cells" / zoo.scenario.name / zoo.scenario.profile / f"{name}.json"
+
+
+def fingerprint(zoo: Zoo, cell: Cell) -> Path:
+    """Where the fingerprint of a cell is kept: protocols that leave nothing out construct the same one."""
+    return path(zoo, cell if cell.left_out else replace(cell, protocol="paper")).with_suffix(".safetensors")
 
 
 @cache
