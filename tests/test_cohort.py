@@ -318,3 +318,12 @@ def test_columns_of_images_keep_distances():
     assert torch.equal(found, columns(images, "images"))
     apart = (images[0] - images[1]).flatten(1).square().sum(1).mean() / 784
     assert (found[0] - found[1]).square().mean() == pytest.approx(apart.item(), rel=0.5)
+
+
+def test_in_bfloat16_the_same_is_found_and_single_answers_differ():
+    ensemble = tiny.regressors()
+    found = schemes.get("cohort(pool=200,steps=2,half=1)").construct(ensemble, queries=20, seed=0)
+    exact = schemes.get("cohort(pool=200,steps=2)").construct(ensemble, queries=20, seed=0)
+    assert found.digest != exact.digest
+    assert verify(found, ensemble.target).rate > 0.99
+    assert all(verify(found, model).rate < 0.5 for model in ensemble.negatives)

@@ -49,6 +49,8 @@ class Cohort:
         at p = `level`. Then `steps`, `lr` and `independents` decide nothing.
     valid
         1 for queries that a form accepts: all candidates are the nearest valid rows, refined as MetaV does.
+    half
+        1 for models that are asked in bfloat16, as for MetaV.
     """
 
     needs: ClassVar[Needs] = Needs(suspect="anything", suspects=True, cohort=True)
@@ -63,6 +65,7 @@ class Cohort:
     exact: int = 0
     level: float = 0.01
     valid: int = 0
+    half: int = 0
 
     def __post_init__(self) -> None:
         check_at_least(
@@ -71,6 +74,7 @@ class Cohort:
             steps=(self.steps, 0),
             exact=(self.exact, 0),
             valid=(self.valid, 0),
+            half=(self.half, 0),
         )
         if not 0 < self.level < 1:
             raise UsageError(f"expected a level between 0 and 1, got {self.level}: change the option.")
@@ -97,7 +101,7 @@ class Cohort:
         enough(real, max(1, near))
         enough(real + self.pool, queries)
         generator = torch.Generator().manual_seed(seed)
-        answers = Answers(ensemble, ensemble.cohort, self.independents)
+        answers = Answers(ensemble, ensemble.cohort, self.independents, half=self.half > 0)
         x, is_real = candidates(ensemble, self.real, self.pool, generator)
         x = ensemble.spec.nearest(x) if self.valid else x
         scorer: CohortMatch | CohortRank

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from metav.errors import SuspectError
 from metav.schemes.base import CohortModels, Ensemble
 from metav.scorers.cohort import columns
+from metav.spec import Model
+from metav.stacks import in_turn
 
 FOLDS = 8  # of teachers and independent models: to calibrate, each is met by a scorer that was made without it
 FLOOR = 0.25  # added to each sd: a share of the teachers' usual spread on real data
@@ -164,10 +167,10 @@ def candidates(ensemble: Ensemble, most: int, pool: int, generator: torch.Genera
 
 
 class Answers:
-    """The answers of all models that a construction may ask, as columns."""
+    """The answers of all models that a construction may ask, as columns; with `half` asked in bfloat16."""
 
-    def __init__(self, ensemble: Ensemble, cohort: CohortModels, weight: float) -> None:
-        self.ensemble, self.cohort, self.weight = ensemble, cohort, weight
+    def __init__(self, ensemble: Ensemble, cohort: CohortModels, weight: float, *, half: bool = False) -> None:
+        self.ensemble, self.cohort, self.weight, self.half = ensemble, cohort, weight, half
         self.floor = usual_spread(self.plain()[: cohort.teachers])
 
     @torch.no_grad()
@@ -177,11 +180,11 @@ class Answers:
 
     def of(self, kind: str, x: Tensor) -> Tensor:
         """Those (M + R, n, c) of the thefts of one kind to x (n, ...)."""
-        return self._columns(self.cohort.kinds[kind](x))
+        return self._columns(self.cohort.kinds[kind], x)
 
     def independent(self, x: Tensor) -> Tensor:
         """Those (models, n, c) of the independent models."""
-        return self._columns(torch.stack([model(x) for model in (*self.ensemble.negatives, *self.cohort.others)]))
+        return self._columns(partial(in_turn, (*self.ensemble.negatives, *self.cohort.others)), x)
 
     def moments(self, thefts: Tensor, independent: Tensor, left_out: Tensor | None = None) -> Moments:
         """The moments of one kind, from what `of` and `independent` give for the same inputs.
@@ -199,7 +202,9 @@ class Answers:
         independent = self.independent(x)
         return [self.moments(self.of(kind, x), independent) for kind in self.cohort.kinds]
 
-    def _columns(self, outputs: Tensor) -> Tensor:
+    def _columns(self, model: Model, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            outputs = model(x).float()
         if not torch.isfinite(outputs).all():
             raise SuspectError(
                 "expected finite answers of all models, got NaN or infinity: check how they were trained."
