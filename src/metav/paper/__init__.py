@@ -21,6 +21,7 @@ VARIANT = {
     "warfarin": "metav(standardise=robust,batch=4)",
     "fashion": "metav(standardise=robust)",
 }
+COHORT = {"skin": "cohort(half=1)", "warfarin": "cohort", "fashion": "cohort(half=1)"}  # networks of images are slower
 CLASSIFIERS = ("ipguard", "deepfoolfp", "conferae", "modeldiff", "sac-m", "akh")
 SWEPT = ("ipguard", "deepfoolfp", "modeldiff")  # in Fig. 6, but for ConferAE, which takes minutes for each
 
@@ -65,7 +66,7 @@ def plan(profile: str, scenarios: Sequence[str] = SCENARIOS) -> list[Part]:
             name=name,
             shows=f"Fig. 2a, 3 and Table 5; {curves}",
             scenario=name,
-            schemes=(*both, "cohort", "liteguard", *peers),
+            schemes=(*both, "cohort" if smoke else COHORT[name], "liteguard", *peers),
             repeats=repeats,
             queries=queries[-1:],
         )
