@@ -143,7 +143,7 @@ def test_a_cell_that_fails_is_reported_and_does_not_stop_the_others(smoke_zoo, t
     where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path), "--jobs", "1"]
     options = ["--repeats", "3", "--queries", "4", "--scheme", "lost(iterations=2)", "broken(iterations=2)"]
     assert main(["bench", "warfarin", *where, *options, "akh"]) == 1
-    message = "expected a fingerprint and rates, got ValueError (no luck)."
+    message = "expected a fingerprint and rates, got ValueError (no luck): run this scheme alone."
     assert f"broken(iterations=2), repetition 1: {message}" in capsys.readouterr().err
     found, lost, akh = json.loads((tmp_path / "results.json").read_text())
     assert len(found["aruc"]["values"]) == 2

@@ -95,3 +95,22 @@ def test_the_time_left_is_that_of_what_was_seen():
     unseen = replace(part, schemes=("a", "c"))
     assert pace.seconds(unseen) is None
     assert pace.left([part, unseen], 2) == "left: about 4 min and 1 part of which nothing was measured so far"
+
+
+def test_a_curve_that_fails_does_not_stop_the_others(smoke_zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("METAV_HOME", str(tmp_path))
+    whole, asked = learning.curve, []
+
+    def failing(zoo, cell):
+        asked.append(cell.repetition)
+        if cell.repetition == 0:
+            raise ValueError("no luck")
+        return whole(zoo, cell)
+
+    monkeypatch.setattr(learning, "curve", failing)
+    rows, failures = learning.curves(smoke_zoo, ["metav(iterations=3)"], repeats=2, queries=4, jobs=1)
+    assert {row["repetition"] for row in rows} == {1}
+    assert [failure.cell.repetition for failure in failures] == [0]
+    assert "got ValueError (no luck): run this scheme alone." in failures[0].error
+    assert learning.curves(smoke_zoo, ["metav(iterations=3)"], repeats=2, queries=4, jobs=1)[0] == rows
+    assert asked == [0, 1, 0]

@@ -279,10 +279,7 @@ def _run_and_keep(zoo: Zoo, wanted: tuple[Cell, Path]) -> CellResult | Failure:
     cell, path = wanted
     try:
         found = run_cell(zoo, cell)
-    except MetavError as error:
-        return Failure(cell=cell, error=str(error))
     except Exception as error:
-        text = " ".join(str(error).split())[:200]
-        return Failure(cell=cell, error=f"expected a fingerprint and rates, got {type(error).__name__} ({text}).")
+        return cells.failed(cell, error)
     cells.save(path, found)
     return found

@@ -15,6 +15,7 @@ import torch
 
 import metav
 from metav import schemes
+from metav.errors import MetavError
 from metav.protocols import Protocol
 from metav.storage import canonical_json, home, make_folder, write_atomic
 from metav.zoo import Zoo
@@ -79,6 +80,17 @@ class Failure:
 
     cell: Cell
     error: str
+
+
+def failed(cell: Cell, error: Exception) -> Failure:
+    """The failure of a cell: in metav's own words, or with the name of an error that nobody foresaw."""
+    if isinstance(error, MetavError):
+        return Failure(cell=cell, error=str(error))
+    text = " ".join(str(error).split())[:200]
+    return Failure(
+        cell=cell,
+        error=f"expected a fingerprint and rates, got {type(error).__name__} ({text}): run this scheme alone.",
+    )
 
 
 def paths(zoo: Zoo, wanted: Sequence[Cell]) -> dict[Cell, Path]:

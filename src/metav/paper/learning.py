@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from metav import benchmark, cells, engine, evaluation, protocols, schemes
-from metav.cells import Cell
+from metav.cells import Cell, Failure
 from metav.schemes import MetaV
 from metav.storage import make_folder, write_atomic
 from metav.verification import query
@@ -28,27 +28,34 @@ def curves(
     repeats: int,
     queries: int,
     jobs: int = 2,
+    again: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[Failure]]:
     """A row for each scheme, repetition and point: iterations, seconds, loss, ARUC and AUC on the test half.
 
     The seconds are those of learning alone, without loading and testing. Curves that an earlier run has computed, on
-    the same zoo by the same code, are taken from where it kept them.
+    the same zoo by the same code, are taken from where it kept them, unless `again`. One that fails does not stop the
+    others.
     """
     wanted = [Cell(scheme=name, repetition=index, queries=queries) for name in names for index in range(repeats)]
     found = engine.map(
-        partial(_kept, zoo), wanted, jobs=jobs, progress=None if progress is None else lambda _: progress(1)
+        partial(_kept, zoo, again), wanted, jobs=jobs, progress=None if progress is None else lambda _: progress(1)
     )
-    return [row for rows in found for row in rows]
+    rows = [row for each in found if not isinstance(each, Failure) for row in each]
+    return rows, [each for each in found if isinstance(each, Failure)]
 
 
-def _kept(zoo: Zoo, cell: Cell) -> list[dict[str, Any]]:
+def _kept(zoo: Zoo, again: bool, cell: Cell) -> list[dict[str, Any]] | Failure:
     file = cells.path(zoo, cell).with_suffix(".learning.json")
-    found = _read(file)
-    if not found:
+    found = [] if again else _read(file)
+    if found:
+        return found
+    try:
         found = curve(zoo, cell)
-        make_folder(file.parent)
-        write_atomic(file, json.dumps(found).encode())
+    except Exception as error:
+        return cells.failed(cell, error)
+    make_folder(file.parent)
+    write_atomic(file, json.dumps(found).encode())
     return found
 
 

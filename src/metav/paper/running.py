@@ -40,12 +40,16 @@ def run(
     folder = make_folder(out / part.name)
     if part.learning:
         (queries,) = part.queries
-        rows = learning.curves(zoo, part.schemes, repeats=part.repeats, queries=queries, jobs=jobs, progress=progress)
+        rows, failures = learning.curves(
+            zoo, part.schemes, repeats=part.repeats, queries=queries, jobs=jobs, again=again, progress=progress
+        )
+        if not rows:
+            return [], failures
         facts = {**results.facts(zoo.scenario, command), "queries": queries, "repeats": part.repeats}
         write_atomic(folder / CURVES, (json.dumps({**facts, "curves": rows}, indent=1) + "\n").encode())
         figures.save(plots.learning(rows, part.scenario), folder, part.name)
-        return [], []
-    failures: list[Failure] = []
+        return [], failures
+    failures = []
     found = benchmark.run(
         zoo,
         part.schemes,
