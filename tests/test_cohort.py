@@ -134,6 +134,12 @@ def test_steps_raise_the_information():
     def told(x: Tensor) -> float:
         return sum(information(kind, RIDGE).log().item() for kind in answers.all_moments(x))
 
+    slope = Cohort()._slope(answers, list(ensemble.cohort.kinds), x, 8)
+    at = x.clone().requires_grad_(True)
+    independent = answers.independent(at)
+    moments = [answers.moments(answers.of(kind, at), independent) for kind in ensemble.cohort.kinds]
+    literal = torch.stack([information(each, RIDGE).log() for kind in moments for each in (kind, kind.after(8))]).mean()
+    assert torch.allclose(slope, torch.autograd.grad(literal, [at])[0], atol=1e-6)
     moved = Cohort(steps=30)._refine(answers, x, 8, torch.Generator().manual_seed(0))
     assert told(moved) > told(x) + 0.1
     assert torch.equal(moved[:8], x[:8])

@@ -53,11 +53,13 @@ def ensemble(
         lineages = [suspect.lineage for suspect in suspects if suspect.positive is positive]
         if snapshots:
             lineages += [each for lineage in lineages for each in zoo.snapshots(lineage)]
-        return [_cheap(zoo, lineage) for lineage in lineages]
+        return [load(lineage) for lineage in lineages]
 
+    # a cohort's models are more than fit into memory, which those that are mapped leave free for each other
+    load = zoo.load if cohort else partial(_cheap, zoo)
     public = zoo.scenario.parts["public"]
     return Ensemble(
-        target=_cheap(zoo, "target"),
+        target=load("target"),
         positives=side(True),
         negatives=side(False),
         spec=zoo.scenario.spec,
@@ -78,7 +80,7 @@ def _cohort(zoo: Zoo, plan: CohortPlan, left_out: Callable[[str], bool]) -> Coho
     return CohortModels(
         teachers=plan.teachers,
         kinds={
-            kind: together([zoo.load(each) for each in lineages])  # mapped: they are more than fit into memory
+            kind: together([zoo.load(each) for each in lineages])
             for kind, lineages in kinds.items()
             if not left_out(lineages[-1])  # of the target; its teachers are of its architecture always
         },

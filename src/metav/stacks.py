@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 # value by value, so that a stack of models needs no other code for them
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.SiLU, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Sigmoid)
-IMAGES = 256  # at once, where models answer one after the other: what a cache holds
+IMAGES = 256  # at once: what a cache holds
 AT_ONCE = 16_384  # answers, so that hidden values take little memory
 
 
@@ -19,7 +19,7 @@ def together(models: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
     shapes = {(str(model), *(tuple(each.shape) for each in model.parameters())) for model in models}
     if len(shapes) == 1 and stackable(models[0]):
         return partial(_side_by_side, models[0], stack_parameters(models))
-    return partial(in_turn, list(models))
+    return partial(_in_turn, list(models))
 
 
 def _side_by_side(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -28,9 +28,13 @@ def _side_by_side(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor)
     return torch.cat([batched_mlp(template, weights, each.expand(count, *each.shape)) for each in x.split(few)], 1)
 
 
-def in_turn(models: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
-    """Answers (B, n, *output_shape) of B models to inputs (n, *input_shape), one model after the other."""
-    return torch.stack([torch.cat([model(part) for part in x.split(IMAGES)]) for model in models])
+def _in_turn(models: Sequence[nn.Module], x: Tensor) -> Tensor:
+    return torch.stack([in_batches(model, x) for model in models])
+
+
+def in_batches(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A model's answers (n, *output_shape) to inputs (n, *input_shape), some at a time."""
+    return torch.cat([model(part) for part in x.split(IMAGES)])
 
 
 def stackable(model: nn.Module) -> bool:

@@ -10,8 +10,9 @@ s' A s.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -136,13 +137,34 @@ class Cohort:
         optimiser = Adam([w], self.lr)
         for _ in range(self.steps):
             x = torch.cat([real, box(w, answers.ensemble, self.valid)])
-            independent = answers.independent(x)
-            found = []
-            for index in torch.randperm(len(kinds), generator=generator)[:KINDS_A_STEP].tolist():
-                kind = answers.moments(answers.of(kinds[index], x), independent)
-                found += [information(kind, self.ridge), information(kind.after(near), self.ridge)]
-            optimiser.step(torch.autograd.grad(-torch.stack(found).log().mean(), [w]))
+            drawn = torch.randperm(len(kinds), generator=generator)[:KINDS_A_STEP].tolist()
+            slope = self._slope(answers, [kinds[index] for index in drawn], x.detach(), near)
+            optimiser.step(torch.autograd.grad(x, [w], -slope))
         return torch.cat([real, box(w.detach(), answers.ensemble, self.valid)])
+
+    def _slope(self, answers: Answers, kinds: Sequence[str], x: Tensor, near: int) -> Tensor:
+        """Gradient by x of the mean logarithm of the information of all and of the far queries, about some kinds.
+
+        By way of the answers, so that one kind of theft, or one model, is in memory at a time with all it computes.
+        """
+        asked: list[Callable[[Tensor], Tensor]] = [
+            *(partial(answers.of, kind) for kind in kinds),
+            *answers.each_independent(),
+        ]
+        with torch.no_grad():
+            given = [function(x) for function in asked]
+        given = [each.requires_grad_(True) for each in given]
+        independent = torch.stack(given[len(kinds) :])
+        found = []
+        for thefts in given[: len(kinds)]:
+            kind = answers.moments(thefts, independent)
+            found += [information(kind, self.ridge), information(kind.after(near), self.ridge)]
+        slopes = torch.autograd.grad(torch.stack(found).log().mean(), given)
+        total = torch.zeros_like(x)
+        for function, slope in zip(asked, slopes, strict=True):
+            at = x.clone().requires_grad_(True)
+            total += torch.autograd.grad(function(at), [at], slope)[0]
+        return total
 
     @torch.no_grad()
     def _match(self, answers: Answers, x: Tensor, near: int) -> CohortMatch:

@@ -14,7 +14,7 @@ from metav.errors import SuspectError
 from metav.schemes.base import CohortModels, Ensemble
 from metav.scorers.cohort import columns
 from metav.spec import Model
-from metav.stacks import in_turn
+from metav.stacks import in_batches
 
 FOLDS = 8  # of teachers and independent models: to calibrate, each is met by a scorer that was made without it
 FLOOR = 0.25  # added to each sd: a share of the teachers' usual spread on real data
@@ -184,7 +184,12 @@ class Answers:
 
     def independent(self, x: Tensor) -> Tensor:
         """Those (models, n, c) of the independent models."""
-        return self._columns(partial(in_turn, (*self.ensemble.negatives, *self.cohort.others)), x)
+        return torch.stack([answers(x) for answers in self.each_independent()])
+
+    def each_independent(self) -> list[Callable[[Tensor], Tensor]]:
+        """Functions that give those (n, c) of one independent model each."""
+        models = (*self.ensemble.negatives, *self.cohort.others)
+        return [partial(self._columns, partial(in_batches, model)) for model in models]
 
     def moments(self, thefts: Tensor, independent: Tensor, left_out: Tensor | None = None) -> Moments:
         """The moments of one kind, from what `of` and `independent` give for the same inputs.
