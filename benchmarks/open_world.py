@@ -1,6 +1,7 @@
 """Schemes on several Warfarin targets, by the paper's protocol and in the open world.
 
-    python benchmarks/open_world.py [--targets 0 1 2 3 4] [--repeats 5] [--jobs 2] [--out FILE]
+    python benchmarks/open_world.py [--targets 0 1 2 3 4] [--protocols ...] [--schemes ...]
+        [--repeats 5] [--jobs 2] [--out FILE]
 
 Each target is trained from another seed; teachers and thefts from them serve all of them, so that only what is made
 from the target is built anew. Writes one row for each target, protocol and scheme, as in results.json with the key
@@ -30,6 +31,7 @@ SHOWN = ("aruc", "auc", "robustness_at_full_uniqueness", *results.COUNTS, "const
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--protocols", nargs="+", choices=SHOWN_PROTOCOLS, default=SHOWN_PROTOCOLS)
     parser.add_argument("--schemes", nargs="+", default=SCHEMES)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
@@ -40,7 +42,7 @@ def main() -> None:
     for target in options.targets:
         zoo = Zoo(load("cpu", Recipe(target_seed=target)), cohort=True, open_world=True)
         zoo.build(jobs=options.jobs)
-        for protocol in SHOWN_PROTOCOLS:
+        for protocol in options.protocols:
             cells = benchmark.run(zoo, options.schemes, repeats=options.repeats, protocol=protocol, jobs=options.jobs)
             for row in results.rows(zoo.scenario, cells, command):
                 for found in row["by_lineage"].values():

@@ -160,7 +160,9 @@ def test_the_split_of_each_repetition_is_in_the_results(smoke_zoo, tmp_path):
     where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path)]
     assert main(["bench", "warfarin", *where, "--jobs", "1", "--repeats", "2", "--scheme", "metav(iterations=2)"]) == 0
     scores = pd.read_csv(tmp_path / "scores.csv")
-    for each in json.loads((tmp_path / "splits.json").read_text()):
+    splits = json.loads((tmp_path / "splits.json").read_text())
+    assert [each["repetition"] for each in splits] == [0, 1]
+    for each in splits:
         tested = scores[scores.repetition == each["repetition"]].lineage
         assert tested.tolist() == each["test"]
         both = [*each["construction"], *each["test"]]

@@ -119,7 +119,8 @@ def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Pa
 
 def fingerprint(zoo: Zoo, cell: Cell) -> Path:
     """Where the fingerprint of a cell is kept: protocols that leave nothing out construct the same one."""
-    return path(zoo, cell if cell.left_out else replace(cell, protocol="paper")).with_suffix(".safetensors")
+    alike = cell.protocol in ("paper", "api", "open-world")
+    return path(zoo, replace(cell, protocol="paper") if alike else cell).with_suffix(".safetensors")
 
 
 @cache

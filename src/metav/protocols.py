@@ -57,7 +57,7 @@ def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[S
                 f"expected at least four {kind} suspects, two to construct from and two to test on that are not made "
                 f"from one another, got {len(side)}: add some to the scenario."
             )
-        construction += halves[0]
+        construction += [halves[0][index] for index in generator.permutation(len(halves[0]))]
         test += halves[1]
     return construction, test
 

@@ -66,7 +66,7 @@ def plan(profile: str, scenarios: Sequence[str] = SCENARIOS) -> list[Part]:
             name=name,
             shows=f"Fig. 2a, 3 and Table 5; {curves}",
             scenario=name,
-            schemes=(*both, "cohort" if smoke else COHORT[name], "liteguard", *peers),
+            schemes=(*both, "cohort" if smoke else COHORT[name], *peers),
             repeats=repeats,
             queries=queries[-1:],
         )

@@ -82,6 +82,9 @@ def _part(folder: Path, name: str, page: Path) -> Iterator[str]:
         lacking = {row["scheme"]: row["not_applicable"] for row in found if "not_applicable" in row}
         for scheme, reason in lacking.items():
             yield from (f"`{scheme}` is not applicable: it {reason}.", "")
+    for row in found:
+        for failure in row["failed"]:
+            yield from (f"`{row['title']}`, repetition {failure['repetition']}: {failure['error']}", "")
     yield from _origin(rows[0], link)
 
 
@@ -91,7 +94,7 @@ def _origin(row: Mapping[str, Any], link: str, file: str = "report.md") -> list[
     machine = f"{environment['processor']}, {environment['cores']} cores"
     return [
         f"[All figures]({link}{file}): {environment['date']}, {machine}, torch {environment['torch']}, "
-        f"commit {commit}, seeds 0 to {row['repeats'] - 1}.",
+        f"commit {commit}, seeds {', '.join(map(str, row['seeds']))}.",
         "",
         "```",
         row["command"],
@@ -149,6 +152,8 @@ def _learning(found: Mapping[str, Any], scenario: str, link: str) -> Iterator[st
         shown = "never" if quick is None else f"{quick:.1f}"
         yield _line(f"`{scheme}`", shown, theirs, f"{ends.aruc.mean():.3f}", f"{ends.seconds.mean():.1f}")
     yield from ("", f"![ARUC and loss against seconds]({link}{scenario}-learning.png)", "")
+    for failure in found["failed"]:
+        yield from (f"`{failure['scheme']}`, repetition {failure['repetition']}: {failure['error']}", "")
     yield from _origin(found, link, CURVES)
 
 
@@ -158,7 +163,7 @@ def _queries(rows: Rows, scenario: str, link: str) -> Iterator[str]:
     yield from _swept(rows, "queries", numbers)
     for scheme in dict.fromkeys(row["scheme"] for row in rows):
         means = {row["queries"]: row[ARUC]["mean"] for row in rows if row["scheme"] == scheme}
-        if scheme.startswith("metav"):
+        if scheme.startswith("metav") and {numbers[0], numbers[-1]} <= means.keys():
             ratio = means[numbers[-1]] / max(means[numbers[0]], 1e-9)
             yield f"`{scheme}`: with {numbers[-1]} queries {ratio:.2f} times the ARUC that it has with {numbers[0]};"
             yield from (f"the paper: {TIMES_MORE[scenario]} times from 10 to 100.", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from metav import benchmark, figures, report, results
@@ -45,7 +46,12 @@ def run(
         )
         if not rows:
             return [], failures
-        facts = {**results.facts(zoo.scenario, command), "queries": queries, "repeats": part.repeats}
+        facts = {
+            **results.facts(zoo.scenario, command),
+            "queries": queries,
+            "seeds": sorted({row["repetition"] for row in rows}),
+        }
+        facts["failed"] = [{**asdict(each.cell), "error": each.error} for each in failures]
         write_atomic(folder / CURVES, (json.dumps({**facts, "curves": rows}, indent=1) + "\n").encode())
         figures.save(plots.learning(rows, part.scenario), folder, part.name)
         return [], failures

@@ -22,7 +22,15 @@ from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
 from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use
-from metav.schemes.cohort_answers import FOLDS, Answers, Conditioned, Moments, candidates, choose, information
+from metav.schemes.cohort_answers import (
+    LEAST_TEACHERS,
+    Answers,
+    Conditioned,
+    Moments,
+    candidates,
+    choose,
+    information,
+)
 from metav.schemes.cohort_exact import rank
 from metav.schemes.metav import box, unbox
 from metav.schemes.points import enough
@@ -92,6 +100,10 @@ class Cohort:
         check_form(self.valid, ensemble.spec)
         if ensemble.cohort is None:
             raise UsageError("expected a matched-teacher cohort, got none: run metav zoo build with --cohort.")
+        if ensemble.cohort.teachers < LEAST_TEACHERS:
+            raise UsageError(
+                f"expected at least {LEAST_TEACHERS} teachers, got {ensemble.cohort.teachers}: plan a larger cohort."
+            )
         if self.exact and (ensemble.cohort.teachers + 1) * self.level <= 1:
             raise UsageError(
                 f"expected at least {math.floor(1 / self.level)} teachers for a level of {self.level}, got "
@@ -111,9 +123,10 @@ class Cohort:
                 x, scorer = rank(answers, x, is_real, (near, queries - near), self.ridge)
         else:
             with torch.no_grad():
-                kinds, worth = answers.all_moments(x), Conditioned.relative_gains
+                kinds, worth = answers.known_moments(x), Conditioned.relative_gains
                 x = choose(kinds, x, is_real, (near, queries - near), self.ridge, worth)
             x = self._refine(answers, x, near, generator)
+            answers.half = False  # suspects are not asked in it either
             scorer = self._match(answers, x, near)
         return Fingerprint(
             queries=x,
@@ -157,7 +170,7 @@ class Cohort:
         independent = torch.stack(given[len(kinds) :])
         found = []
         for thefts in given[: len(kinds)]:
-            kind = answers.moments(thefts, independent)
+            kind = answers.moments(thefts, independent, answers.held_out)
             found += [information(kind, self.ridge), information(kind.after(near), self.ridge)]
         slopes = torch.autograd.grad(torch.stack(found).log().mean(), given)
         total = torch.zeros_like(x)
@@ -170,23 +183,22 @@ class Cohort:
     def _match(self, answers: Answers, x: Tensor, near: int) -> CohortMatch:
         """The scorer, calibrated on independent models and on thefts from teachers.
 
-        Each fold of them is met by a scorer that was made from all others: those that a scorer was made from are told
-        apart from the target by Sigma alone.
+        Each fold of these is met by a scorer that was made from all others: what a scorer was made from is told apart
+        from the target by Sigma alone. A quarter of them had no part in the choice of queries either.
         """
-        teachers = answers.cohort.teachers
         independent, thefts = answers.independent(x), [answers.of(kind, x) for kind in answers.cohort.kinds]
         found = []
-        for fold in range(min(FOLDS, teachers // 2)):
-            out, met = (torch.arange(count) % FOLDS == fold for count in (teachers, len(independent)))
-            scorer = self._scorer(answers, [answers.moments(each, independent[~met], out) for each in thefts], near)
-            strangers = [independent[met], *(each[:teachers][out] for each in thefts)]
+        for met in answers.folds():
+            scorer = self._scorer(answers, [answers.moments(each, independent, met) for each in thefts], near)
+            teachers, others = met
+            strangers = [independent[others], *(each[: len(teachers)][teachers] for each in thefts)]
             found.append(scorer.matches(torch.cat(strangers).flatten(1)))
         scorer = self._scorer(answers, [answers.moments(each, independent) for each in thefts], near)
         scorer.calibrate(torch.cat(found))
         return scorer
 
     def _scorer(self, answers: Answers, kinds: Sequence[Moments], near: int) -> CohortMatch:
-        """The scorer of some moments, not calibrated. The match of a teacher is by the Sigma of all others."""
+        """The scorer of some moments, not calibrated. The match of a teacher is by mean and Sigma of all others."""
         queries, size = kinds[0].mu.shape
         teachers = len(kinds[0].c)
         scorer = CohortMatch(queries, near, size, len(kinds), teachers, answers.ensemble.spec.output)
@@ -198,7 +210,8 @@ class Cohort:
                     continue
                 s, c, sigma = kind.s[view].flatten(), kind.c[:, view].flatten(1), kind.covariance(view, self.ridge)
                 weighed = torch.linalg.solve(sigma, torch.cat([s[:, None], c.T], 1))
-                own = 1 - (c * weighed[:, 1:].T).sum(1) / teachers  # Sherman and Morrison: its own share of Sigma
+                # without its own share of Sigma (Sherman and Morrison), and about the mean of all others
+                own = 1 - ((c * weighed[:, 1:].T).sum(1) + 1) / teachers
                 scorer.get_buffer(f"target_{name}")[row] = weighed[:, 0]
                 scorer.get_buffer(f"cohort_{name}")[row] = weighed[:, 1:] / own
         return scorer

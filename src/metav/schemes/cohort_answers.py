@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -16,7 +16,9 @@ from metav.scorers.cohort import columns
 from metav.spec import Model
 from metav.stacks import in_batches
 
-FOLDS = 8  # of teachers and independent models: to calibrate, each is met by a scorer that was made without it
+HELD_OUT = 4  # one of so many teachers and independent models has no part in the choice of queries
+FOLDS = 8  # of all of them: to calibrate, each is met by a scorer that was made without it
+LEAST_TEACHERS = 3
 FLOOR = 0.25  # added to each sd: a share of the teachers' usual spread on real data
 DATA = 1000  # examples that the usual spread is taken over
 FAR = 6.0  # independent models' deviations are squashed to so many sd
@@ -167,11 +169,16 @@ def candidates(ensemble: Ensemble, most: int, pool: int, generator: torch.Genera
 
 
 class Answers:
-    """The answers of all models that a construction may ask, as columns; with `half` asked in bfloat16."""
+    """The answers of all models that a construction may ask, as columns; in bfloat16 as long as `half` is set.
+
+    `held_out` marks teachers (M,) and independent models (n,) that have no part in the choice of queries.
+    """
 
     def __init__(self, ensemble: Ensemble, cohort: CohortModels, weight: float, *, half: bool = False) -> None:
         self.ensemble, self.cohort, self.weight, self.half = ensemble, cohort, weight, half
         self.floor = usual_spread(self.plain()[: cohort.teachers])
+        others = len(ensemble.negatives) + len(cohort.others)
+        self.held_out = [torch.arange(count) % HELD_OUT == 0 for count in (cohort.teachers, others)]
 
     @torch.no_grad()
     def plain(self) -> Tensor:
@@ -191,21 +198,28 @@ class Answers:
         models = (*self.ensemble.negatives, *self.cohort.others)
         return [partial(self._columns, partial(in_batches, model)) for model in models]
 
-    def moments(self, thefts: Tensor, independent: Tensor, left_out: Tensor | None = None) -> Moments:
+    def moments(self, thefts: Tensor, independent: Tensor, left_out: Sequence[Tensor] | None = None) -> Moments:
         """The moments of one kind, from what `of` and `independent` give for the same inputs.
 
-        With `left_out` (M,) those of a cohort without some of its teachers.
+        Without the teachers (M,) and independent models (n,) that are `left_out`.
         """
         teachers = self.cohort.teachers
         if left_out is not None:
-            thefts = torch.cat([thefts[:teachers][~left_out], thefts[teachers:]])
-            teachers -= int(left_out.sum())
+            out, others = left_out
+            thefts = torch.cat([thefts[:teachers][~out], thefts[teachers:]])
+            teachers, independent = teachers - int(out.sum()), independent[~others]
         return moments(thefts, teachers, independent, self.floor, self.weight)
 
-    def all_moments(self, x: Tensor) -> list[Moments]:
-        """The moments of all kinds at x."""
+    def known_moments(self, x: Tensor) -> list[Moments]:
+        """The moments of all kinds at x, without the models held out."""
         independent = self.independent(x)
-        return [self.moments(self.of(kind, x), independent) for kind in self.cohort.kinds]
+        return [self.moments(self.of(kind, x), independent, self.held_out) for kind in self.cohort.kinds]
+
+    def folds(self) -> Iterator[list[Tensor]]:
+        """Parts of all teachers and independent models, as masks; each model is in one part."""
+        count = min(FOLDS, self.cohort.teachers)
+        for fold in range(count):
+            yield [torch.arange(len(mask)) % count == fold for mask in self.held_out]
 
     def _columns(self, model: Model, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
