@@ -143,7 +143,7 @@ def test_a_cell_that_fails_is_reported_and_does_not_stop_the_others(smoke_zoo, t
     where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path), "--jobs", "1"]
     options = ["--repeats", "3", "--queries", "4", "--scheme", "lost(iterations=2)", "broken(iterations=2)"]
     assert main(["bench", "warfarin", *where, *options, "akh"]) == 1
-    message = "expected a fingerprint and rates, got ValueError (no luck): run this scheme alone."
+    message = "expected a fingerprint and rates, got ValueError (no luck): see its traceback in failures.txt."
     assert f"broken(iterations=2), repetition 1: {message}" in capsys.readouterr().err
     found, lost, akh = json.loads((tmp_path / "results.json").read_text())
     assert len(found["aruc"]["values"]) == 2
@@ -152,6 +152,7 @@ def test_a_cell_that_fails_is_reported_and_does_not_stop_the_others(smoke_zoo, t
     assert [each["repetition"] for each in lost["failed"]] == [0, 1, 2]
     assert f"`broken(iterations=2)`, repetition 1: {message}" in (tmp_path / "report.md").read_text()
     assert len(kept(tmp_path / "home")) == 2
+    assert (tmp_path / "failures.txt").read_text().count("Traceback") == 4
     assert main(["bench", "warfarin", *where, "--repeats", "1", "--scheme", "lost(iterations=2)"]) == 1
     assert "expected figures of 1 fingerprints, got none" in capsys.readouterr().err
 
@@ -172,13 +173,31 @@ def test_the_split_of_each_repetition_is_in_the_results(smoke_zoo, tmp_path):
 def test_protocols_that_construct_alike_construct_once(smoke_zoo, tmp_path, monkeypatch):
     monkeypatch.setenv("METAV_HOME", str(tmp_path))
     cell = Cell(scheme="metav(iterations=20)", repetition=1, queries=6)
-    first = benchmark.run_cell(smoke_zoo, cell)
+    kept = cells.paths(smoke_zoo, [cell])[cell].fingerprint
+    first = benchmark.run_cell(smoke_zoo, cell, kept)
     monkeypatch.setattr(MetaV, "construct", lambda *_, **__: pytest.fail("constructed again"))
-    again = benchmark.run_cell(smoke_zoo, replace(cell, protocol="api"))
+    api = replace(cell, protocol="api")
+    again = benchmark.run_cell(smoke_zoo, api, cells.paths(smoke_zoo, [api])[api].fingerprint)
     assert again.construct_seconds == first.construct_seconds
     assert [score.rate for score in again.scores if not score.view] == [score.rate for score in first.scores]
-    cells.fingerprint(smoke_zoo, cell).write_bytes(b"damaged")
+    kept.write_bytes(b"damaged")
     with pytest.raises(pytest.fail.Exception, match="constructed again"):
-        benchmark.run_cell(smoke_zoo, cell)
-    other = replace(cell, protocol="unseen-obfuscation", left_out="WP")
-    assert cells.fingerprint(smoke_zoo, other) != cells.fingerprint(smoke_zoo, cell)
+        benchmark.run_cell(smoke_zoo, cell, kept)
+    others = [replace(cell, protocol="unseen-obfuscation", left_out="WP"), replace(cell, models=3)]
+    assert kept not in {each.fingerprint for each in cells.paths(smoke_zoo, others).values()}
+
+
+def test_again_makes_fingerprints_anew_too(smoke_zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("METAV_HOME", str(tmp_path))
+    made = []
+    whole = MetaV.construct
+    monkeypatch.setattr(MetaV, "construct", lambda *a, **k: made.append(1) or whole(*a, **k))
+    options = {"repeats": 1, "queries": [4], "jobs": 1}
+    for again, protocol in ((False, "paper"), (False, "api"), (True, "api")):
+        benchmark.run(smoke_zoo, ["metav(iterations=2)"], protocol=protocol, again=again, **options)
+    assert len(made) == 2
+
+
+def test_a_run_whose_code_has_changed_says_so(smoke_zoo):
+    found = benchmark._run_and_keep(smoke_zoo, "other", (CELL, cells.paths(smoke_zoo, [CELL])[CELL]))
+    assert found.error == "expected the code that the run began with, got changed files: start it again."

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import pytest
-
 from metav import benchmark, evaluation, paper
 from metav.cells import Cell, CellResult
 from metav.cli import main
@@ -34,7 +32,7 @@ def test_the_whole_of_a_scenario_resumes_and_shows_its_page(tmp_path, monkeypatc
     out = tmp_path / "out"
     assert main(["bench", "paper", *QUICK, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "Part 1 of 4, warfarin (Fig. 2a, 3 and Table 5; Fig. 5a-b); left: 4 parts of which nothing" in printed
+    assert "Part 1 of 4, warfarin (Fig. 2a, 3 and Table 5; Fig. 5a-b); left: 16 fingerprints of kinds that" in printed
     assert "Part 4 of 4, warfarin-learning (Fig. 4); left: about" in printed
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "home" / "cells").rglob("*.json")}
     shown = (out / page.NAME).read_text()
@@ -84,17 +82,17 @@ def test_when_a_curve_is_high_enough():
 
 
 def test_the_time_left_is_that_of_what_was_seen():
-    part = replace(paper.plan("cpu", ["skin"])[1], schemes=("a", "b"), repeats=3, queries=(10, 20), models=(0,))
-    pace = running.Pace()
-    assert pace.left([part], 2) == "left: 1 part of which nothing was measured so far"
-    for name, seconds in (("a", 100.0), ("b", 500.0)):
-        cell = Cell(scheme=name, repetition=0, queries=100)
-        pace.note(part, [CellResult(cell=cell, scores=(), construct_seconds=seconds, verify_seconds=0.0)])
-    assert pace.seconds(part) == pytest.approx((1 + 5) * 3 * 30)
-    assert pace.left([part, part], 2) == "left: about 9 min"
-    unseen = replace(part, schemes=("a", "c"))
-    assert pace.seconds(unseen) is None
-    assert pace.left([part, unseen], 2) == "left: about 4 min and 1 part of which nothing was measured so far"
+    pace, cell = running.Pace(), Cell(scheme="a", repetition=0, queries=100)
+    assert pace.left({"skin": [cell]}, 2) == "left: 1 fingerprints of kinds that were not timed so far"
+    assert pace.left({"skin": []}, 2) == "left: about 0 min"
+    for seconds in (100.0, 200.0):
+        pace.note("skin", [CellResult(cell=cell, scores=(), construct_seconds=seconds, verify_seconds=50.0)])
+    fewer, other = replace(cell, queries=10), replace(cell, scheme="b")
+    assert [pace.seconds("skin", each) for each in (cell, fewer, other)] == [200.0, 20.0, None]
+    assert pace.seconds("warfarin", cell) is None
+    assert pace.left({"skin": [cell] * 30}, 2) == "left: about 50 min"
+    both = "left: about 1 h 40 min and 1 fingerprints of kinds that were not timed so far"
+    assert pace.left({"skin": [cell] * 60, "warfarin": [cell]}, 2) == both
 
 
 def test_a_curve_that_fails_does_not_stop_the_others(smoke_zoo, tmp_path, monkeypatch):
@@ -111,6 +109,6 @@ def test_a_curve_that_fails_does_not_stop_the_others(smoke_zoo, tmp_path, monkey
     rows, failures = learning.curves(smoke_zoo, ["metav(iterations=3)"], repeats=2, queries=4, jobs=1)
     assert {row["repetition"] for row in rows} == {1}
     assert [failure.cell.repetition for failure in failures] == [0]
-    assert "got ValueError (no luck): run this scheme alone." in failures[0].error
+    assert "got ValueError (no luck): see its traceback in failures.txt." in failures[0].error
     assert learning.curves(smoke_zoo, ["metav(iterations=3)"], repeats=2, queries=4, jobs=1)[0] == rows
     assert asked == [0, 1, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from metav import cells, engine, protocols, schemes
-from metav.cells import Cell, CellResult, Failure, Score
+from metav.cells import Cell, CellResult, Failure, Kept, Score
 from metav.errors import MetavError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.frozen import folded
@@ -139,13 +140,16 @@ def require(zoo: Zoo, scheme: str) -> None:
     schemes.require(scheme, zoo.scenario.spec)
 
 
-def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
-    """Construct from some suspects of the zoo, score those that the protocol tests."""
+def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
+    """Construct from some suspects of the zoo, score those that the protocol tests.
+
+    The fingerprint is taken from where it was `kept`, and kept there.
+    """
     scenario, target = zoo.scenario, zoo.record("target").quality
     left_out = partial(protocols.is_left_out, scenario, cell.protocol, cell.left_out)
     construction, test = protocols.divide(scenario, cell.protocol, cell.left_out, cell.repetition)
     construction = protocols.few(construction, cell.models)
-    fingerprint, construct_seconds = _constructed(zoo, cell, construction, left_out)
+    fingerprint, construct_seconds = _constructed(zoo, cell, construction, left_out, kept)
     tested = open_world(zoo) if cell.protocol == "open-world" else of_zoo(zoo, test)
     views = scenario.views if cell.protocol == "api" else {}
     scores, seconds = [], 0.0
@@ -177,20 +181,19 @@ def run_cell(zoo: Zoo, cell: Cell) -> CellResult:
 
 
 def _constructed(
-    zoo: Zoo, cell: Cell, construction: Sequence[Suspect], left_out: Callable[[str], bool]
+    zoo: Zoo, cell: Cell, construction: Sequence[Suspect], left_out: Callable[[str], bool], kept: Path | None
 ) -> tuple[Fingerprint, float]:
     """The fingerprint of a cell and the seconds it took, of now or of a cell that differs in what it tests alone."""
-    file = cells.fingerprint(zoo, cell)
-    try:
-        kept = Fingerprint.load(file)
-        return kept, float(kept.provenance["seconds"])
-    except (MetavError, KeyError):
-        start = time.perf_counter()
-        made = construct(zoo, cell.scheme, construction, queries=cell.queries, seed=cell.repetition, left_out=left_out)
-        seconds = time.perf_counter() - start
-    made = replace(made, provenance={**made.provenance, "seconds": seconds})
-    make_folder(file.parent)
-    made.save(file)
+    if kept is not None and kept.exists():
+        with suppress(MetavError, KeyError):  # damaged, or of a scheme that cannot be loaded: it is made again
+            found = Fingerprint.load(kept)
+            return found, float(found.provenance["seconds"])
+    start = time.perf_counter()
+    made = construct(zoo, cell.scheme, construction, queries=cell.queries, seed=cell.repetition, left_out=left_out)
+    seconds = time.perf_counter() - start
+    if kept is not None:
+        make_folder(kept.parent)
+        replace(made, provenance={**made.provenance, "seconds": seconds}).save(kept)
     return made, seconds
 
 
@@ -219,6 +222,27 @@ def open_world(zoo: Zoo) -> list[Outsider]:
     return of_zoo(zoo, zoo.strangers) + _outsiders[digest]
 
 
+def planned(
+    zoo: Zoo,
+    scheme_names: Sequence[str],
+    *,
+    repeats: int,
+    queries: Sequence[int],
+    models: Sequence[int],
+    protocol: Protocol = "paper",
+) -> list[Cell]:
+    """The cells of all schemes that can be used."""
+    return [
+        Cell(scheme=name, repetition=repetition, queries=n, models=count, protocol=protocol, left_out=left_out)
+        for name in scheme_names
+        if not lacking(zoo, name)
+        for n in queries
+        for count in models
+        for left_out in protocols.what_is_left_out(zoo.scenario, protocol)
+        for repetition in range(repeats)
+    ]
+
+
 def run(
     zoo: Zoo,
     scheme_names: Sequence[str],
@@ -243,25 +267,17 @@ def run(
     MetavError
         A cell failed and there is no `failed`; or a process was killed.
     """
-    usable = [name for name in scheme_names if not lacking(zoo, name)]
-    wanted = [
-        Cell(scheme=name, repetition=repetition, queries=n, models=count, protocol=protocol, left_out=left_out)
-        for name in usable
-        for n in queries
-        for count in models
-        for left_out in protocols.what_is_left_out(zoo.scenario, protocol)
-        for repetition in range(repeats)
-    ]
+    wanted = planned(zoo, scheme_names, repeats=repeats, queries=queries, models=models, protocol=protocol)
     paths = cells.paths(zoo, wanted)
     if again:
-        for cell in wanted:
-            cells.fingerprint(zoo, cell).unlink(missing_ok=True)
-    found = {} if again else {cell: result for cell, path in paths.items() if (result := cells.load(path))}
+        for path in paths.values():
+            path.fingerprint.unlink(missing_ok=True)
+    found = {} if again else {cell: result for cell, path in paths.items() if (result := cells.load(path.result))}
     if progress is not None and found:
         progress(len(found))
     missing = [cell for cell in wanted if cell not in found]
     computed = engine.map(
-        partial(_run_and_keep, zoo),
+        partial(_run_and_keep, zoo, cells.CODE),
         [(cell, paths[cell]) for cell in missing],
         jobs=jobs,
         progress=None if progress is None else lambda _: progress(1),
@@ -270,18 +286,20 @@ def run(
         if isinstance(each, CellResult):
             found[each.cell] = each
         elif failed is None:
-            raise MetavError(each.error)
+            raise (UsageError if each.exit_code == UsageError.exit_code else MetavError)(each.error)
         else:
             failed(each)
     return [found[cell] for cell in wanted if cell in found]
 
 
-def _run_and_keep(zoo: Zoo, wanted: tuple[Cell, Path]) -> CellResult | Failure:
+def _run_and_keep(zoo: Zoo, code: str, wanted: tuple[Cell, Kept]) -> CellResult | Failure:
     """Compute a cell, and keep it at once: a run that is killed loses those it is at."""
-    cell, path = wanted
+    cell, kept = wanted
     try:
-        found = run_cell(zoo, cell)
+        if code != cells.CODE:
+            raise MetavError("expected the code that the run began with, got changed files: start it again.")
+        found = run_cell(zoo, cell, kept.fingerprint)
     except Exception as error:
         return cells.failed(cell, error)
-    cells.save(path, found)
+    cells.save(kept.result, found)
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,9 @@ from metav.errors import MetavError
 from metav.protocols import Protocol
 from metav.storage import canonical_json, home, make_folder, write_atomic
 from metav.zoo import Zoo
+
+ALIKE: tuple[Protocol, ...] = ("paper", "api", "open-world")  # protocols that construct from the same suspects
+FAILURES = "failures.txt"  # beside the results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,27 +80,42 @@ class CellResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A cell that could not be computed, and why, in one sentence."""
+    """A cell that could not be computed: why, in one sentence, the exit code, and a traceback for who looks into it."""
 
     cell: Cell
     error: str
+    exit_code: int
+    trace: str
 
 
 def failed(cell: Cell, error: Exception) -> Failure:
     """The failure of a cell: in metav's own words, or with the name of an error that nobody foresaw."""
-    if isinstance(error, MetavError):
-        return Failure(cell=cell, error=str(error))
-    text = " ".join(str(error).split())[:200]
-    return Failure(
-        cell=cell,
-        error=f"expected a fingerprint and rates, got {type(error).__name__} ({text}): run this scheme alone.",
-    )
+    text, code = str(error), error.exit_code if isinstance(error, MetavError) else 1
+    if not isinstance(error, MetavError):
+        text = " ".join(text.split())[:200]
+        text = (
+            f"expected a fingerprint and rates, got {type(error).__name__} ({text}): see its traceback in {FAILURES}."
+        )
+    return Failure(cell=cell, error=text, exit_code=code, trace="".join(traceback.format_exception(error)))
 
 
-def paths(zoo: Zoo, wanted: Sequence[Cell]) -> dict[Cell, Path]:
-    """Where the results of some cells are kept; the record of each model is read once."""
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Where the result of a cell is kept, and its fingerprint, which cells that differ in their test alone share."""
+
+    result: Path
+    fingerprint: Path
+
+
+def paths(zoo: Zoo, wanted: Sequence[Cell]) -> dict[Cell, Kept]:
+    """Where some cells are kept; the record of each model is read once."""
     digest = cache(lambda lineage: zoo.record(lineage).digest)
-    return {cell: path(zoo, cell, digest) for cell in wanted}
+    found = {}
+    for cell in wanted:
+        shared = replace(cell, protocol="paper") if cell.protocol in ALIKE else cell
+        fingerprint = path(zoo, shared, digest).with_suffix(".safetensors")
+        found[cell] = Kept(result=path(zoo, cell, digest), fingerprint=fingerprint)
+    return found
 
 
 def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Path:
@@ -110,27 +129,21 @@ def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Pa
     used = zoo.lineages(cohort=scheme.needs.cohort, open_world=cell.protocol == "open-world")
     models = {lineage: digest(lineage) for lineage in used}
     kept = [zoo.snapshots(lineage) for lineage in used]
-    code = _code(Path(inspect.getfile(type(scheme))))
+    code = [CODE, _digest([Path(inspect.getfile(type(scheme)))])]  # a scheme's may be elsewhere
     shown = [repr(zoo.scenario.spec), repr(zoo.scenario.merit), repr(zoo.scenario.views)]
     text = canonical_json([asdict(cell), zoo.settings, models, kept, shown, code, torch.__version__, np.__version__])
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     return home() / "cells" / zoo.scenario.name / zoo.scenario.profile / f"{name}.json"
 
 
-def fingerprint(zoo: Zoo, cell: Cell) -> Path:
-    """Where the fingerprint of a cell is kept: protocols that leave nothing out construct the same one."""
-    alike = cell.protocol in ("paper", "api", "open-world")
-    return path(zoo, replace(cell, protocol="paper") if alike else cell).with_suffix(".safetensors")
-
-
-@cache
-def _code(scheme: Path) -> str:
-    """Digest of the package's source files and of the scheme's, which may be elsewhere."""
-    root = Path(metav.__file__).parent
+def _digest(files: Iterable[Path]) -> str:
     sha = hashlib.sha256()
-    for file in (*sorted(root.rglob("*.py")), scheme):
+    for file in files:
         sha.update(file.read_bytes())
     return sha.hexdigest()
+
+
+CODE = _digest(sorted(Path(metav.__file__).parent.rglob("*.py")))  # the package's sources when they were imported
 
 
 def save(file: Path, result: CellResult) -> None:

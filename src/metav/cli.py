@@ -126,11 +126,14 @@ def bench(
             progress=progress,
             failed=failures.append,
         )
+    from metav import report
+
+    report.lost(folder, failures)
     for failure in failures:
         complain(f"{failure.cell.scheme}, repetition {failure.cell.repetition}: {failure.error}")
     if not results:
-        raise MetavError(f"expected figures of {cells} fingerprints, got none: see the errors above.")
-    from metav import report
+        kind = UsageError if failures[0].exit_code == UsageError.exit_code else MetavError
+        raise kind(f"expected figures of {cells} fingerprints, got none: see the errors above.")
 
     rows = report.write(folder, found.scenario, results, command_line(), lacking, failures)
     output().print(report.summary(rows))

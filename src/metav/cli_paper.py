@@ -9,6 +9,7 @@ from metav.cli_options import at_least_one, command_line, fill, open_zoo
 from metav.console import complain, output, progress_bar
 
 if TYPE_CHECKING:
+    from metav.cells import Cell
     from metav.zoo import Zoo
 
 
@@ -19,7 +20,7 @@ def bench_paper(
 
     Interrupted or killed, it goes on where it was.
     """
-    from metav import paper
+    from metav import paper, report
     from metav.paper import page, running
     from metav.storage import make_folder
 
@@ -27,22 +28,24 @@ def bench_paper(
     parts = paper.plan(profile, only or paper.SCENARIOS)
     folder = make_folder(out or Path("metav-results") / f"paper-{profile}")
     zoos: dict[str, Zoo] = {}
+    for scenario in dict.fromkeys(part.scenario for part in parts):
+        zoos[scenario] = open_zoo(scenario, profile, None, data, cohort=True)
+        zoos[scenario].prepare()
+        fill(zoos[scenario], jobs)
     pace, failed = running.Pace(), 0
     for index, part in enumerate(parts):
-        if part.scenario not in zoos:
-            zoo = open_zoo(part.scenario, profile, None, data, cohort=True)
-            zoo.prepare()
-            fill(zoo, jobs)
-            zoos[part.scenario] = zoo
         zoo = zoos[part.scenario]
+        work: dict[str, list[Cell]] = {}
+        for each in parts[index:]:
+            work.setdefault(each.scenario, []).extend(running.missing(each, zoos[each.scenario]))
         output().print(
-            f"Part {index + 1} of {len(parts)}, {part.name} ({part.shows}); {pace.left(parts[index:], jobs)}.",
-            soft_wrap=True,
+            f"Part {index + 1} of {len(parts)}, {part.name} ({part.shows}); {pace.left(work, jobs)}.", soft_wrap=True
         )
-        with progress_bar(part.name, running.count(part, zoo)) as progress:
+        with progress_bar(part.name, len(running.planned(part, zoo))) as progress:
             found, failures = running.run(part, zoo, folder, command_line(), jobs=jobs, again=again, progress=progress)
-        pace.note(part, found)
+        pace.note(part.scenario, found)
         failed += len(failures)
+        report.lost(folder / part.name, failures)
         for failure in failures:
             complain(f"{part.name}, {failure.cell.scheme}, repetition {failure.cell.repetition}: {failure.error}")
         page.write(folder)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from metav import figures, results
-from metav.cells import CellResult, Failure
+from metav.cells import FAILURES, CellResult, Failure
 from metav.scenarios import Scenario
 from metav.storage import write_atomic
 
@@ -56,6 +56,16 @@ def write(
         figures.save(figure, folder, name)
     write_atomic(folder / "report.md", markdown(rows, names).encode())
     return rows
+
+
+def lost(folder: Path, failures: Sequence[Failure]) -> None:
+    """Write the tracebacks of cells that failed, or take away those of an earlier run."""
+    file = folder / FAILURES
+    if failures:
+        traces = (f"{failure.cell}\n{failure.trace}" for failure in failures)
+        write_atomic(file, "\n".join(traces).encode())
+    else:
+        file.unlink(missing_ok=True)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> Table:

@@ -45,8 +45,13 @@ def curves(
     return rows, [each for each in found if isinstance(each, Failure)]
 
 
+def kept(result: Path) -> Path:
+    """Where the curve of a cell is kept, beside its `result`."""
+    return result.with_suffix(".learning.json")
+
+
 def _kept(zoo: Zoo, again: bool, cell: Cell) -> list[dict[str, Any]] | Failure:
-    file = cells.path(zoo, cell).with_suffix(".learning.json")
+    file = kept(cells.path(zoo, cell))
     found = [] if again else _read(file)
     if found:
         return found

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean
 
-from metav import benchmark, figures, report, results
-from metav.cells import CellResult, Failure
+from metav import benchmark, cells, figures, report, results
+from metav.cells import Cell, CellResult, Failure
 from metav.paper import Part, learning, plots
 from metav.storage import make_folder, write_atomic
 from metav.zoo import Zoo
@@ -17,14 +17,15 @@ from metav.zoo import Zoo
 CURVES = "curves.json"
 
 
-def count(part: Part, zoo: Zoo) -> int:
-    """Fingerprints of a part."""
-    return len(usable(part, zoo)) * part.repeats * len(part.queries) * len(part.models)
+def planned(part: Part, zoo: Zoo) -> list[Cell]:
+    """The cells of a part."""
+    return benchmark.planned(zoo, part.schemes, repeats=part.repeats, queries=part.queries, models=part.models)
 
 
-def usable(part: Part, zoo: Zoo) -> list[str]:
-    """The schemes of a part that its scenario gives what they need."""
-    return [name for name in part.schemes if not benchmark.lacking(zoo, name)]
+def missing(part: Part, zoo: Zoo) -> list[Cell]:
+    """Those that no earlier run has kept."""
+    kept = {cell: each.result for cell, each in cells.paths(zoo, planned(part, zoo)).items()}
+    return [cell for cell, file in kept.items() if not (learning.kept(file) if part.learning else file).exists()]
 
 
 def run(
@@ -74,31 +75,32 @@ def run(
 
 
 class Pace:
-    """How long fingerprints take, by scenario and scheme, as far as it was seen; they take longer for more queries."""
+    """How long fingerprints take, by scenario, scheme and number of queries, as far as it was seen."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], list[float]] = {}
+        self._seen: dict[tuple[str, str, int], list[float]] = {}
 
-    def note(self, part: Part, results: Sequence[CellResult]) -> None:
+    def note(self, scenario: str, results: Sequence[CellResult]) -> None:
         """Learn from results, whether computed now or kept by an earlier run."""
         for each in results:
-            seconds = (each.construct_seconds + each.verify_seconds) / each.cell.queries
-            self._seen.setdefault((part.scenario, each.cell.scheme), []).append(seconds)
+            seconds = each.construct_seconds + each.verify_seconds
+            self._seen.setdefault((scenario, each.cell.scheme, each.cell.queries), []).append(seconds)
 
-    def seconds(self, part: Part) -> float | None:
-        """Seconds of one process for a part; None if there is a scheme that was never seen."""
-        times = [self._seen.get((part.scenario, name)) for name in part.schemes]
-        rounds = part.repeats * sum(part.queries) * len(part.models)
-        known = [statistics.mean(each) for each in times if each]
-        return sum(known) * rounds if len(known) == len(times) else None
+    def seconds(self, scenario: str, cell: Cell) -> float | None:
+        """Of one process for a cell; where only other numbers of queries were seen, in proportion to these."""
+        known = {
+            n: mean(times) for (where, name, n), times in self._seen.items() if (where, name) == (scenario, cell.scheme)
+        }
+        if cell.queries in known:
+            return known[cell.queries]
+        return mean(time * cell.queries / n for n, time in known.items()) if known else None
 
-    def left(self, parts: Sequence[Part], jobs: int) -> str:
-        """How long some parts will take in `jobs` processes, in words."""
-        found = [self.seconds(part) for part in parts]
-        known = sum(each for each in found if each is not None) / jobs
-        unknown = sum(each is None for each in found)
-        words = [f"about {_words(known)}"] if unknown < len(found) else []
-        words += [f"{unknown} part{'s' * (unknown > 1)} of which nothing was measured so far"] if unknown else []
+    def left(self, work: Mapping[str, Sequence[Cell]], jobs: int) -> str:
+        """How long some cells of some scenarios will take in `jobs` processes, in words."""
+        found = [self.seconds(scenario, cell) for scenario, members in work.items() for cell in members]
+        known, unknown = [each for each in found if each is not None], found.count(None)
+        words = [f"about {_words(sum(known) / jobs)}"] if known or not unknown else []
+        words += [f"{unknown} fingerprints of kinds that were not timed so far"] if unknown else []
         return "left: " + " and ".join(words)
 
 
