@@ -100,14 +100,9 @@ class CohortMatch(nn.Module):
         return relative.topk(min(TOP, len(self.tau)), 1).values.mean(1)
 
     def calibrate(self, matches: Tensor) -> None:
-        """Set `tau` and `top` by the matches (models, 3 K) of models that are not derived from the target.
-
-        `top` is what they reach in units of the largest match of all others: nobody is measured by itself.
-        """
-        largest, second = matches.topk(2, 0).values if len(matches) > 1 else matches.expand(2, -1)
-        self.tau.copy_(largest.clamp_min(LEAST_Z))
-        others = torch.where(matches == largest, second, largest).clamp_min(LEAST_Z)
-        self.top.copy_(self._largest(matches / others).amax())
+        """Set `tau` and `top` by the matches (models, 3 K) of models that are not derived from the target."""
+        self.tau.copy_(matches.amax(0).clamp_min(LEAST_Z))
+        self.top.copy_(self._largest(matches / self.tau).amax())
 
     def rate(self, outputs: Tensor) -> float:
         """Matching rate in [0, 1] of outputs (N, *output_shape)."""
