@@ -21,7 +21,7 @@ VARIANT = {
     "warfarin": "metav(standardise=robust,batch=4)",
     "fashion": "metav(standardise=robust)",
 }
-COHORT = {  # of images without steps, which take ten minutes for each fingerprint
+COHORT = {  # of images without steps, whose gradients go through thousands of networks
     "skin": "cohort(half=1,steps=0)",
     "warfarin": "cohort",
     "fashion": "cohort(half=1,steps=0)",
