@@ -1,0 +1,18 @@
+"""Render docs/results.md from what `metav bench paper --out results/paper` has left.
+
+    python benchmarks/results_page.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metav.paper import page
+
+
+def main() -> None:
+    print(page.write(Path("results/paper"), Path("docs/results.md")))
+
+
+if __name__ == "__main__":
+    main()
