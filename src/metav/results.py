@@ -237,16 +237,18 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of metav's source, with `-dirty` where files differ from it; None where it is not a checkout."""
+    """The commit of metav's source, with `-dirty` where that differs from it; None where it is not a checkout."""
     folder = Path(metav.__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, check=False, text=True, timeout=10)  # noqa: S603 (fixed)
+
     try:
-        tracked = subprocess.run(  # noqa: S603 (a fixed command)
-            [*command[:3], "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=False, timeout=10
-        )
-        if tracked.returncode:
+        if git("ls-files", "--error-unmatch", "__init__.py").returncode:
             return None
-        return subprocess.run(command, capture_output=True, check=True, text=True, timeout=10).stdout.strip()  # noqa: S603
+        changed = git("diff", "--quiet", "HEAD", "--", ".").returncode
+        return git("rev-parse", "--short=12", "HEAD").stdout.strip() + "-dirty" * (changed != 0)
     except (OSError, subprocess.SubprocessError):
         return None
 

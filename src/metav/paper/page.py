@@ -56,8 +56,13 @@ def write(folder: Path, page: Path | None = None) -> Path:
         parts = {
             part: list(_part(folder, f"{scenario}{part}", page)) for part in ("", "-learning", "-queries", "-models")
         }
-        if any(parts.values()):
-            lines += ["", f"## {scenario.capitalize()}", "", *[line for part in parts.values() for line in part]]
+        found = [line for part in parts.values() for line in part]
+        lines += [
+            "",
+            f"## {scenario.capitalize()}",
+            "",
+            *(found or [f"Not run yet: `metav bench paper --only {scenario}`."]),
+        ]
     write_atomic(page, ("\n".join(lines).rstrip() + "\n").encode())
     return page
 
