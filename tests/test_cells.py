@@ -154,7 +154,7 @@ def test_a_cell_that_fails_is_reported_and_does_not_stop_the_others(smoke_zoo, t
     assert len(kept(tmp_path / "home")) == 2
     assert (tmp_path / "failures.txt").read_text().count("Traceback") == 4
     assert main(["bench", "warfarin", *where, "--repeats", "1", "--scheme", "lost(iterations=2)"]) == 1
-    assert "expected figures of 1 fingerprints, got none" in capsys.readouterr().err
+    assert "expected a fingerprint and rates, got ValueError" in capsys.readouterr().err
 
 
 def test_the_split_of_each_repetition_is_in_the_results(smoke_zoo, tmp_path):

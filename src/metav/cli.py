@@ -129,11 +129,12 @@ def bench(
     from metav import report
 
     report.lost(folder, failures)
+    if not results and len({failure.error for failure in failures}) == 1:
+        raise (UsageError if failures[0].exit_code == UsageError.exit_code else MetavError)(failures[0].error)
     for failure in failures:
         complain(f"{failure.cell.scheme}, repetition {failure.cell.repetition}: {failure.error}")
     if not results:
-        kind = UsageError if failures[0].exit_code == UsageError.exit_code else MetavError
-        raise kind(f"expected figures of {cells} fingerprints, got none: see the errors above.")
+        raise MetavError(f"expected figures of {cells} fingerprints, got none: see the errors above.")
 
     rows = report.write(folder, found.scenario, results, command_line(), lacking, failures)
     output().print(report.summary(rows))
