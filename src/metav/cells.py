@@ -80,7 +80,7 @@ class CellResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A cell that could not be computed: why, in one sentence, the exit code, and a traceback for who looks into it."""
+    """A cell that could not be computed: why, in one sentence, the exit code, and a traceback if nobody foresaw it."""
 
     cell: Cell
     error: str
@@ -89,14 +89,12 @@ class Failure:
 
 
 def failed(cell: Cell, error: Exception) -> Failure:
-    """The failure of a cell: in metav's own words, or with the name of an error that nobody foresaw."""
-    text, code = str(error), error.exit_code if isinstance(error, MetavError) else 1
-    if not isinstance(error, MetavError):
-        text = " ".join(text.split())[:200]
-        text = (
-            f"expected a fingerprint and rates, got {type(error).__name__} ({text}): see its traceback in {FAILURES}."
-        )
-    return Failure(cell=cell, error=text, exit_code=code, trace="".join(traceback.format_exception(error)))
+    """The failure of a cell: in metav's own words, or with name and traceback of an error that nobody foresaw."""
+    if isinstance(error, MetavError):
+        return Failure(cell=cell, error=str(error), exit_code=error.exit_code, trace="")
+    text = " ".join(str(error).split())[:200]
+    text = f"expected a fingerprint and rates, got {type(error).__name__} ({text}): see its traceback in {FAILURES}."
+    return Failure(cell=cell, error=text, exit_code=1, trace="".join(traceback.format_exception(error)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,8 +61,8 @@ def write(
 def lost(folder: Path, failures: Sequence[Failure]) -> None:
     """Write the tracebacks of cells that failed, or take away those of an earlier run."""
     file = folder / FAILURES
-    if failures:
-        traces = (f"{failure.cell}\n{failure.trace}" for failure in failures)
+    traces = [f"{failure.cell}\n{failure.trace}" for failure in failures if failure.trace]
+    if traces:
         write_atomic(file, "\n".join(traces).encode())
     else:
         file.unlink(missing_ok=True)
