@@ -1,6 +1,6 @@
 """Render docs/results.md from what `metav bench paper --out results/paper` has left.
 
-    python benchmarks/results_page.py
+python benchmarks/results_page.py
 """
 
 from __future__ import annotations
