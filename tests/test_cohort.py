@@ -136,8 +136,10 @@ def test_steps_raise_the_information():
 
     slope = Cohort()._slope(answers, list(ensemble.cohort.kinds), x, 8)
     at = x.clone().requires_grad_(True)
-    independent = answers.independent(at)
-    moments = [answers.moments(answers.of(kind, at), independent, answers.held_out) for kind in ensemble.cohort.kinds]
+    independent = answers.independent(at)[~answers.held_out[1]]
+    moments = [
+        answers.moments(answers.of(kind, at), independent, answers.held_out[0]) for kind in ensemble.cohort.kinds
+    ]
     literal = torch.stack([information(each, RIDGE).log() for kind in moments for each in (kind, kind.after(8))]).mean()
     assert torch.allclose(slope, torch.autograd.grad(literal, [at])[0], atol=1e-6)
     moved = Cohort(steps=30)._refine(answers, x, 8, torch.Generator().manual_seed(0))
@@ -212,14 +214,8 @@ def test_each_known_model_is_met_once_by_a_scorer_without_it(teachers, monkeypat
     answers, met = Answers(ensemble, few, 0.5), []
     for out, others in answers.folds():
         met.append(torch.cat([out, others]))
-        assert (
-            len(
-                answers.moments(
-                    answers.of("as it is", ensemble.data), answers.independent(ensemble.data), (out, others)
-                ).c
-            )
-            == (~out).sum()
-        )
+        thefts, independent = answers.of("as it is", ensemble.data), answers.independent(ensemble.data)
+        assert len(answers.moments(thefts, independent[~others], out).c) == (~out).sum()
     assert torch.stack(met).sum(0).eq(1).all()
     assert [int(mask.sum()) for mask in answers.held_out] == [-(-teachers // 4), -(-len(ensemble.negatives) // 4)]
     found = schemes.get("cohort(pool=60,steps=2)").construct(replace(ensemble, cohort=few), queries=12, seed=0)

@@ -106,9 +106,10 @@ def test_a_curve_that_fails_does_not_stop_the_others(smoke_zoo, tmp_path, monkey
         return whole(zoo, cell)
 
     monkeypatch.setattr(learning, "curve", failing)
-    rows, failures = learning.curves(smoke_zoo, ["metav(iterations=3)"], repeats=2, queries=4, jobs=1)
+    wanted = [Cell(scheme="metav(iterations=3)", repetition=index, queries=4) for index in range(2)]
+    rows, failures = learning.curves(smoke_zoo, wanted, jobs=1)
     assert {row["repetition"] for row in rows} == {1}
     assert [failure.cell.repetition for failure in failures] == [0]
     assert "got ValueError (no luck): see its traceback in failures.txt." in failures[0].error
-    assert learning.curves(smoke_zoo, ["metav(iterations=3)"], repeats=2, queries=4, jobs=1)[0] == rows
+    assert learning.curves(smoke_zoo, wanted, jobs=1)[0] == rows
     assert asked == [0, 1, 0]

@@ -286,7 +286,7 @@ def run(
         if isinstance(each, CellResult):
             found[each.cell] = each
         elif failed is None:
-            raise (UsageError if each.exit_code == UsageError.exit_code else MetavError)(each.error)
+            raise each.exception()
         else:
             failed(each)
     return [found[cell] for cell in wanted if cell in found]

@@ -16,7 +16,7 @@ import torch
 
 import metav
 from metav import schemes
-from metav.errors import MetavError
+from metav.errors import MetavError, UsageError
 from metav.protocols import Protocol
 from metav.storage import canonical_json, home, make_folder, write_atomic
 from metav.zoo import Zoo
@@ -86,6 +86,10 @@ class Failure:
     error: str
     exit_code: int
     trace: str
+
+    def exception(self) -> MetavError:
+        """The error, to be raised."""
+        return (UsageError if self.exit_code == UsageError.exit_code else MetavError)(self.error)
 
 
 def failed(cell: Cell, error: Exception) -> Failure:

@@ -130,7 +130,7 @@ def bench(
 
     report.lost(folder, failures)
     if not results and len({failure.error for failure in failures}) == 1:
-        raise (UsageError if failures[0].exit_code == UsageError.exit_code else MetavError)(failures[0].error)
+        raise failures[0].exception()
     for failure in failures:
         complain(f"{failure.cell.scheme}, repetition {failure.cell.repetition}: {failure.error}")
     if not results:

@@ -23,21 +23,18 @@ POINTS = 16  # of a curve
 
 def curves(
     zoo: Zoo,
-    names: Sequence[str],
+    wanted: Sequence[Cell],
     *,
-    repeats: int,
-    queries: int,
     jobs: int = 2,
     again: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], list[Failure]]:
-    """A row for each scheme, repetition and point: iterations, seconds, loss, ARUC and AUC on the test half.
+    """A row for each cell and point: iterations, seconds, loss, ARUC and AUC on the test half.
 
     The seconds are those of learning alone, without loading and testing. Curves that an earlier run has computed, on
     the same zoo by the same code, are taken from where it kept them, unless `again`. One that fails does not stop the
     others.
     """
-    wanted = [Cell(scheme=name, repetition=index, queries=queries) for name in names for index in range(repeats)]
     found = engine.map(
         partial(_kept, zoo, again), wanted, jobs=jobs, progress=None if progress is None else lambda _: progress(1)
     )

@@ -41,15 +41,12 @@ def run(
     """Run a part on a zoo that is built, and write what `metav bench` writes into a folder of its name below `out`."""
     folder = make_folder(out / part.name)
     if part.learning:
-        (queries,) = part.queries
-        rows, failures = learning.curves(
-            zoo, part.schemes, repeats=part.repeats, queries=queries, jobs=jobs, again=again, progress=progress
-        )
+        rows, failures = learning.curves(zoo, planned(part, zoo), jobs=jobs, again=again, progress=progress)
         if not rows:
             return [], failures
         facts = {
             **results.facts(zoo.scenario, command),
-            "queries": queries,
+            "queries": part.queries[0],
             "seeds": sorted({row["repetition"] for row in rows}),
         }
         facts["failed"] = [{**asdict(each.cell), "error": each.error} for each in failures]

@@ -162,7 +162,7 @@ class Cohort:
         """
         asked: list[Callable[[Tensor], Tensor]] = [
             *(partial(answers.of, kind) for kind in kinds),
-            *answers.each_independent(),
+            *answers.each_independent(held_out=False),
         ]
         with torch.no_grad():
             given = [function(x) for function in asked]
@@ -170,7 +170,7 @@ class Cohort:
         independent = torch.stack(given[len(kinds) :])
         found = []
         for thefts in given[: len(kinds)]:
-            kind = answers.moments(thefts, independent, answers.held_out)
+            kind = answers.moments(thefts, independent, answers.held_out[0])
             found += [information(kind, self.ridge), information(kind.after(near), self.ridge)]
         slopes = torch.autograd.grad(torch.stack(found).log().mean(), given)
         total = torch.zeros_like(x)
@@ -188,9 +188,9 @@ class Cohort:
         """
         independent, thefts = answers.independent(x), [answers.of(kind, x) for kind in answers.cohort.kinds]
         found = []
-        for met in answers.folds():
-            scorer = self._scorer(answers, [answers.moments(each, independent, met) for each in thefts], near)
-            teachers, others = met
+        for teachers, others in answers.folds():
+            made = [answers.moments(each, independent[~others], teachers) for each in thefts]
+            scorer = self._scorer(answers, made, near)
             strangers = [independent[others], *(each[: len(teachers)][teachers] for each in thefts)]
             found.append(scorer.matches(torch.cat(strangers).flatten(1)))
         scorer = self._scorer(answers, [answers.moments(each, independent) for each in thefts], near)

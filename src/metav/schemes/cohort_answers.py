@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeAlias
 
 import torch
@@ -176,9 +176,13 @@ class Answers:
 
     def __init__(self, ensemble: Ensemble, cohort: CohortModels, weight: float, *, half: bool = False) -> None:
         self.ensemble, self.cohort, self.weight, self.half = ensemble, cohort, weight, half
-        self.floor = usual_spread(self.plain()[: cohort.teachers])
         others = len(ensemble.negatives) + len(cohort.others)
         self.held_out = [torch.arange(count) % HELD_OUT == 0 for count in (cohort.teachers, others)]
+
+    @cached_property
+    def floor(self) -> float:
+        """What is added to each sd; the exact variant has one of its own."""
+        return usual_spread(self.plain()[: self.cohort.teachers])
 
     @torch.no_grad()
     def plain(self) -> Tensor:
@@ -193,27 +197,26 @@ class Answers:
         """Those (models, n, c) of the independent models."""
         return torch.stack([answers(x) for answers in self.each_independent()])
 
-    def each_independent(self) -> list[Callable[[Tensor], Tensor]]:
-        """Functions that give those (n, c) of one independent model each."""
-        models = (*self.ensemble.negatives, *self.cohort.others)
-        return [partial(self._columns, partial(in_batches, model)) for model in models]
+    def each_independent(self, *, held_out: bool = True) -> list[Callable[[Tensor], Tensor]]:
+        """Functions that give those (n, c) of one independent model each, with or without those held out."""
+        models = zip((*self.ensemble.negatives, *self.cohort.others), self.held_out[1].tolist(), strict=True)
+        return [partial(self._columns, partial(in_batches, model)) for model, out in models if held_out or not out]
 
-    def moments(self, thefts: Tensor, independent: Tensor, left_out: Sequence[Tensor] | None = None) -> Moments:
+    def moments(self, thefts: Tensor, independent: Tensor, out: Tensor | None = None) -> Moments:
         """The moments of one kind, from what `of` and `independent` give for the same inputs.
 
-        Without the teachers (M,) and independent models (n,) that are `left_out`.
+        Without the teachers (M,) that are `out`.
         """
         teachers = self.cohort.teachers
-        if left_out is not None:
-            out, others = left_out
+        if out is not None:
             thefts = torch.cat([thefts[:teachers][~out], thefts[teachers:]])
-            teachers, independent = teachers - int(out.sum()), independent[~others]
+            teachers -= int(out.sum())
         return moments(thefts, teachers, independent, self.floor, self.weight)
 
     def known_moments(self, x: Tensor) -> list[Moments]:
         """The moments of all kinds at x, without the models held out."""
-        independent = self.independent(x)
-        return [self.moments(self.of(kind, x), independent, self.held_out) for kind in self.cohort.kinds]
+        independent = torch.stack([answers(x) for answers in self.each_independent(held_out=False)])
+        return [self.moments(self.of(kind, x), independent, self.held_out[0]) for kind in self.cohort.kinds]
 
     def folds(self) -> Iterator[list[Tensor]]:
         """Parts of all teachers and independent models, as masks; each model is in one part."""
