@@ -111,12 +111,13 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     """
     first = rows[0]
     environment = first["environment"]
+    commit = f", commit {environment['commit']}" if environment["commit"] else ""
     lines = [
         f"# {first['scenario']}, profile {first['profile']}, protocol {first['protocol']}",
         "",
         f"`{first['command']}` on {environment['date']}: {first['repeats']} repetitions, {_queries(rows)} queries, "
         f"{environment['processor']} ({environment['cores']} cores), Python {environment['python']}, "
-        f"torch {environment['torch']}, metav {environment['metav']}.",
+        f"torch {environment['torch']}, metav {environment['metav']}{commit}.",
         "",
         f"{_counts(rows)} test suspects in each repetition. Mean over repetitions ± half-width of the 95 % interval.",
         "",
