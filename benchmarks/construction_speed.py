@@ -5,9 +5,10 @@
 A step of Algorithm 1 asks a model all queries and takes the gradient of its answers with respect to them. Milliseconds
 of that, on one thread, as plain PyTorch does it, and then with one thing more changed at a time: weights that ask for
 no gradients; the layout and the products that metav's networks have; batch norm as part of the weights; bfloat16.
-Rounds alternate between the ways; their median is printed. The matrix work alone is the time that the same matrix
-products take (`torch.mm`, one for each convolution or linear layer and as many for its gradient, of the sizes that an
-unrolled convolution has), in float32 and in bfloat16: what the processor can do.
+Rounds alternate between the ways; their median is printed. The last row is an iteration of Algorithm 1, which asks the
+target, a positive and a negative suspect: the mean over the scenario's suspects. The matrix work alone is the time
+that the same matrix products take (`torch.mm`, one for each convolution or linear layer and as many for its gradient,
+of the sizes that an unrolled convolution has), in float32 and in bfloat16: what the processor can do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import copy
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,8 @@ def matrix_work(sizes: Sizes, kind: torch.dtype) -> float:
     return total
 
 
-def row(scenario: Scenario, name: str, queries: int, rounds: int) -> str:
+def measure(scenario: Scenario, name: str, queries: int, rounds: int) -> list[float]:
+    """Seconds of a step in each of the ways, and of the matrix work in float32 and bfloat16."""
     fresh = scenario.fresh(name, 0).eval().requires_grad_(False)
     model = getattr(fresh, "generator", fresh)
     x = torch.rand(queries, *scenario.spec.input_shape).requires_grad_(True)
@@ -117,13 +119,28 @@ def row(scenario: Scenario, name: str, queries: int, rounds: int) -> str:
             found = seconds(lambda each=each: step(each, x))
             if index:  # the first round warms up
                 taken[way].append(found)
-    medians = {way: statistics.median(found) for way, found in taken.items()}
     sizes = products(model, x.detach())
-    alone = [matrix_work(sizes, kind) for kind in (torch.float32, torch.bfloat16)]
-    cells = [f"{each * 1e3:.0f}" for each in medians.values()]
-    shares = [alone[0] / medians["batch norm folded"], alone[1] / medians["bfloat16"]]
-    gain = medians["plain autograd"] / medians["bfloat16"]
-    return f"| {name} | {' | '.join(cells)} | {gain:.1f} | {shares[0]:.2f} | {shares[1]:.2f} |"
+    medians = [statistics.median(found) for found in taken.values()]
+    return [*medians, *(matrix_work(sizes, kind) for kind in (torch.float32, torch.bfloat16))]
+
+
+def asked(scenario: Scenario) -> dict[str, float]:
+    """How often an iteration asks models of each architecture, on average."""
+    found = Counter({scenario.lineage("target").architecture: 1.0})
+    for positive in (True, False):
+        side = [each.lineage for each in scenario.suspects if each.positive is positive]
+        for lineage in side:
+            found[scenario.lineage(lineage).architecture] += 1 / len(side)
+    return found
+
+
+def row(name: str, found: Sequence[float]) -> str:
+    *ways, in_float32, in_bfloat16 = found
+    plain, *_, folded_, half = ways
+    cells = [f"{each * 1e3:.0f}" for each in ways]
+    return (
+        f"| {name} | {' | '.join(cells)} | {plain / half:.1f} | {in_float32 / folded_:.2f} | {in_bfloat16 / half:.2f} |"
+    )
 
 
 def main() -> None:
@@ -135,10 +152,13 @@ def main() -> None:
     scenario = scenarios.load(options.scenario, "cpu")
     heads = [*WAYS, "all together, times", "matrix work / float32", "matrix work / bfloat16"]
     print(f"| ms a step | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
+    total = [0.0] * (len(WAYS) + 2)
     with one_thread():
-        for name in ("S", "M", "L", "XL", "XXL"):
-            if name in scenario.architectures:
-                print(row(scenario, name, options.queries, options.rounds), flush=True)
+        for name, often in sorted(asked(scenario).items()):
+            found = measure(scenario, name, options.queries, options.rounds)
+            print(row(name, found), flush=True)
+            total = [old + often * new for old, new in zip(total, found, strict=True)]
+    print(row("an iteration", total))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Schemes on several Warfarin targets, by the paper's protocol and in the open world.
+"""Schemes on several targets of a scenario, by the paper's protocol and in the open world.
 
-    python benchmarks/open_world.py [--targets 0 1 2 3 4] [--protocols ...] [--schemes ...]
+    python benchmarks/open_world.py [--scenario warfarin] [--targets 0 1 2 3 4] [--protocols ...] [--schemes ...]
         [--repeats 5] [--jobs 2] [--out FILE]
 
 Each target is trained from another seed; teachers and thefts from them serve all of them, so that only what is made
@@ -18,39 +18,49 @@ import statistics
 import sys
 from pathlib import Path
 
-from metav import benchmark, protocols, results
-from metav.scenarios.warfarin import Recipe, load
+from metav import benchmark, paper, protocols, results
+from metav.scenarios import Scenario, fashion, skin, warfarin
 from metav.storage import make_folder, write_atomic
 from metav.zoo import Zoo
 
 SHOWN_PROTOCOLS: tuple[protocols.Protocol, ...] = ("paper", "unseen-obfuscation", "open-world")
-SCHEMES = ["metav", "metav(standardise=robust,batch=4)", "cohort"]
 SHOWN = ("aruc", "auc", "robustness_at_full_uniqueness", *results.COUNTS, "construct_seconds")
+
+
+def load(name: str, target: int) -> Scenario:
+    """A scenario whose target is trained from seed `target`."""
+    if name == "warfarin":
+        return warfarin.load("cpu", warfarin.Recipe(target_seed=target))
+    return (skin if name == "skin" else fashion).load("cpu", target)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenario", choices=paper.SCENARIOS, default="warfarin")
     parser.add_argument("--targets", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--protocols", nargs="+", choices=SHOWN_PROTOCOLS, default=SHOWN_PROTOCOLS)
-    parser.add_argument("--schemes", nargs="+", default=SCHEMES)
+    parser.add_argument("--schemes", nargs="+", help="default: metav, its variant and the cohort")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("results/open-world/warfarin.json"))
+    parser.add_argument("--out", type=Path, help="default: results/open-world/SCENARIO.json")
     options = parser.parse_args()
+    name = options.scenario
+    schemes = options.schemes or ["metav", paper.VARIANT[name], paper.COHORT[name]]
+    out = options.out or Path("results/open-world") / f"{name}.json"
     command = shlex.join(["python", "benchmarks/open_world.py", *sys.argv[1:]])
     rows = []
     for target in options.targets:
-        zoo = Zoo(load("cpu", Recipe(target_seed=target)), cohort=True, open_world=True)
+        zoo = Zoo(load(name, target), cohort=True, open_world=True)
         zoo.build(jobs=options.jobs)
         for protocol in options.protocols:
-            cells = benchmark.run(zoo, options.schemes, repeats=options.repeats, protocol=protocol, jobs=options.jobs)
+            cells = benchmark.run(zoo, schemes, repeats=options.repeats, protocol=protocol, jobs=options.jobs)
             for row in results.rows(zoo.scenario, cells, command):
                 for found in row["by_lineage"].values():
                     del found["quality"]["agreement"]  # it is with the target that the models were first built for
                 rows.append({"target": target, **row})
                 print(target, protocol, row["title"], *(f"{row[key]['mean']:.3f}" for key in SHOWN), flush=True)
-        make_folder(options.out.parent)
-        write_atomic(options.out, (json.dumps(rows, indent=1) + "\n").encode())
+        make_folder(out.parent)
+        write_atomic(out, (json.dumps(rows, indent=1) + "\n").encode())
     print(f"\n| protocol | scheme | {' | '.join(SHOWN)} |\n|---|---|{'---|' * len(SHOWN)}")
     for protocol, title in dict.fromkeys((row["protocol"], row["title"]) for row in rows):
         mine = [row for row in rows if (row["protocol"], row["title"]) == (protocol, title)]

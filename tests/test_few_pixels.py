@@ -14,7 +14,7 @@ CASES = [
     case
     for case in product((1, 2, 3, 4), (1, 3, 6), (1, 2, 3), (1, 2), (0, 1))
     if min(case[:2]) + 2 * case[4] >= case[2] and case[4] < case[2]
-]
+] + [(13, 12, 7, 2, 3), (12, 13, 7, 2, 0), (16, 15, 11, 4, 2), (5, 6, 2, 3, 0)]
 
 
 @pytest.mark.parametrize(("height", "width", "kernel", "stride", "padding"), CASES)
@@ -29,6 +29,7 @@ def test_answers_and_gradients_are_those_of_torch(height, width, kernel, stride,
     x = torch.randn(2, 3, height, width, dtype=torch.double).contiguous(memory_format=layout).requires_grad_(True)
     answers = [model(x) for model in (slow, quick)]
     torch.testing.assert_close(*answers)
+    torch.testing.assert_close(quick(x.detach()), answers[0])
     slope = torch.randn_like(answers[0])
     ours, theirs = (
         torch.autograd.grad(answer, [x, *model.parameters()], slope)
@@ -49,6 +50,8 @@ def test_what_it_cannot_compute_stays_torchs():
     assert [type(module) for module in fast(net)] == before
 
 
-def test_a_kernel_larger_than_the_image_is_refused_as_torch_does():
-    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
-        fast(nn.Sequential(nn.Conv2d(3, 5, 5)))(torch.zeros(1, 3, 2, 2))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_kernel_larger_than_the_image_is_refused_as_torch_does(stride):
+    for x in (torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2, requires_grad=True)):
+        with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+            fast(nn.Sequential(nn.Conv2d(3, 5, 5, stride)))(x)

@@ -66,6 +66,27 @@ def test_all_models_of_a_zoo_can_be_followed():
                 assert norms(folded(model, scenario.parts["public"].x[:2])) < norms(model), name
 
 
+def test_a_relu_before_a_pool_goes_behind_it_unless_others_see_it_too():
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+    model = tiny.frozen(nn.Sequential(*layers))
+    made = folded(model, IMAGES)
+    assert [type(each).__name__ for each in made] == ["Conv2d", "Identity", "MaxPool2d", "ReLU"]
+    assert [type(each).__name__ for each in model] == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
+
+    class Seen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.relu, self.pool = nn.Sequential(*layers[:2]), nn.ReLU(), nn.MaxPool2d(2)
+
+        def forward(self, x):
+            y = self.relu(self.before(x))
+            return self.pool(y).mean() + y.mean()
+
+    seen = tiny.frozen(Seen())
+    assert isinstance(folded(seen, IMAGES).relu, nn.ReLU)
+    torch.testing.assert_close(folded(seen, IMAGES)(IMAGES), seen(IMAGES))
+
+
 class Shared(nn.Module):
     """A batch norm whose input others see, and a convolution that is used twice."""
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 from torch import nn
+from torch.nn.functional import interpolate
 
 from metav import archive, benchmark, scenarios
 from metav.cli import main
@@ -119,6 +120,17 @@ def test_inputs_are_standardised_with_the_training_images():
 
 
 # -- the zoo ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [32, 64, 20])
+def test_images_are_resized_the_same_way_whether_their_gradient_is_wanted_or_not(side):
+    x = torch.rand(2, 3, 28, 28, dtype=torch.double)
+    slope = torch.rand(2, 3, side, side, dtype=torch.double)
+    ours, theirs = (x.clone().requires_grad_(True) for _ in range(2))
+    found, expected = skin_nets.resized(ours, side), interpolate(theirs, size=(side, side), mode="bilinear")
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(skin_nets.resized(x, side), found)
+    torch.testing.assert_close(*(torch.autograd.grad(y, w, slope) for y, w in ((found, ours), (expected, theirs))))
 
 
 def test_the_smoke_zoo_is_whole_and_its_records_make_sense(zoo):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from copy import deepcopy
 from itertools import chain
 from typing import TypeVar
@@ -32,14 +34,16 @@ class _Tracer(fx.Tracer):
 def folded(model: Module, x: Tensor) -> Module:
     """A copy of a model in eval mode in which each batch norm right behind a convolution is part of its weights.
 
-    Its answers are the model's, to rounding; all other weights are shared with it. A batch norm stays where others see
-    what it is given too. The model itself is returned where it has none, cannot be followed (`torch.fx`) or does
-    something unusual with its layers, so that the answers to some inputs `x` (n, *input_shape) would change.
+    A ReLU right before max-pooling is behind it, where there is less of it to do; convolutions' weights are laid out
+    as the images are (`channels_last`). Its answers are the model's, to rounding; all other weights are shared with
+    it. A batch norm, or a ReLU, stays where others see what it is given too. The model itself is returned where it has
+    no batch norm, cannot be followed (`torch.fx`) or does something unusual with its layers, so that the answers to
+    some inputs `x` (n, *input_shape) would change.
     """
     if not any(isinstance(module, NORMS) for module in model.modules()):
         return model
     try:
-        found = _without_norms(model)
+        found = _cheap(model)
         with torch.no_grad():
             answers, expected = found(x), model(x)
         near = float((answers - expected).abs().max()) <= CLOSE * float(expected.abs().max())
@@ -48,25 +52,33 @@ def folded(model: Module, x: Tensor) -> Module:
     return found if near else model
 
 
-def _without_norms(model: Module) -> Module:
-    graph = _Tracer().trace(model)
+def _cheap(model: Module) -> Module:
     found = _shared(model)
     modules = dict(found.named_modules())
-    called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-    for node in graph.nodes:
-        if node.op != "call_module" or not node.args or not isinstance(modules[str(node.target)], NORMS):
-            continue
-        source, norm = node.args[0], str(node.target)
-        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
-            continue
-        convolution = str(source.target)
-        once = called.count(norm) == called.count(convolution) == 1
-        if once and isinstance(modules[convolution], CONVOLUTIONS):
-            transposed = "Transpose" in type(modules[convolution]).__name__
-            fused = fuse_conv_bn_eval(modules[convolution], modules[norm], transposed)
-            found.set_submodule(convolution, fused.requires_grad_(False))
-            found.set_submodule(norm, nn.Identity())
+    for first, second in _pairs(_Tracer().trace(model)):
+        before, after = modules[first], modules[second]
+        if isinstance(before, CONVOLUTIONS) and isinstance(after, NORMS):
+            fused = fuse_conv_bn_eval(before, after, "Transpose" in type(before).__name__)
+            found.set_submodule(first, fused.requires_grad_(False))
+            found.set_submodule(second, nn.Identity())
+        elif isinstance(before, nn.ReLU) and isinstance(after, nn.MaxPool2d):
+            found.set_submodule(first, after)
+            found.set_submodule(second, before)
+    if getattr(model, "channels_last", False):
+        found.to(memory_format=torch.channels_last)
     return found
+
+
+def _pairs(graph: fx.Graph) -> Iterator[tuple[str, str]]:
+    """Names of two modules, each called once, of which the second alone sees what the first answers."""
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    count = Counter(str(node.target) for node in calls)
+    for node in calls:
+        source = node.args[0] if node.args else None
+        if isinstance(source, fx.Node) and source.op == "call_module" and len(source.users) == 1:
+            first, second = str(source.target), str(node.target)
+            if count[first] == count[second] == 1:
+                yield first, second
 
 
 class Halved(nn.Module):

@@ -104,8 +104,8 @@ TRAINED = {"S": 20, "M": 10, "L": 10, "XL": 20}
 IRRELEVANT_MODELS = 10
 
 
-def load(profile: Profile) -> Scenario:
-    """Return the scenario.
+def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
+    """Return the scenario; another seed gives another target, whose teachers are the same.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def load(profile: Profile) -> Scenario:
         spec=Spec(input_shape=(LATENT,), output_shape=(1, SIDE, SIDE), low=-BOX, high=BOX, output="images"),
         parts=parts,
         architectures={**ARCHITECTURES, **STRANGE},
-        target=_link("XL", "own", size.epochs["XL"], TARGET_SEED),
+        target=_link("XL", "own", size.epochs["XL"], target_seed),
         suspects=thin(suspects) if smoke else suspects,
         fit=partial(fit, recipe=RECIPE),
         quality=partial(quality, own=size.own),

@@ -116,8 +116,8 @@ TRAINED = {"S": 20, "M": 20, "L": 12, "XL": 4, "XXL": 4}
 IRRELEVANT_MODELS = 10
 
 
-def load(profile: Profile) -> Scenario:
-    """Return the scenario.
+def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
+    """Return the scenario; another seed gives another target, whose teachers are the same.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def load(profile: Profile) -> Scenario:
         spec=Spec(input_shape=(3, 28, 28), output_shape=(len(CLASSES),), low=-1.0, high=1.0, output="probabilities"),
         parts=_parts(size),
         architectures={**size.architectures, "small": small, **STRANGE},
-        target=_link("M", size, "own", TARGET_SEED),
+        target=_link("M", size, "own", target_seed),
         suspects=thin(suspects, 1) if smoke else suspects,
         fit=partial(fit, objective=objective),
         quality=accuracy,
