@@ -276,7 +276,7 @@ def owned(owner: int, models: list) -> CohortModels:
         return together([each for index, each in enumerate(stolen) if index != owner] + [stolen[owner]])
 
     kinds = {"as it is": together([*teachers, models[owner]]), "noise": kind(300), "other noise": kind(400)}
-    return CohortModels(teachers=len(teachers), kinds=kinds)
+    return CohortModels(teachers=len(teachers), copies=1, kinds=kinds)
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,9 @@ def cohort(target: nn.Module, teacher, fresh, teachers: int = 16, copies: int = 
     """Models `teacher(seed)` and copies of the target, as they are and each stolen with some noise."""
     models = [*(teacher(100 + index) for index in range(teachers)), *[target] * copies]
     stolen = [near(model, fresh(0), 300 + index) for index, model in enumerate(models)]
-    return CohortModels(teachers=teachers, kinds={"as it is": together(models), "noise": together(stolen)})
+    return CohortModels(
+        teachers=teachers, copies=copies, kinds={"as it is": together(models), "noise": together(stolen)}
+    )
 
 
 @cache

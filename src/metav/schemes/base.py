@@ -13,6 +13,7 @@ from torch import Tensor
 from metav.errors import SuspectError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.spec import Model, Spec
+from metav.stacks import Together
 from metav.verification import query
 
 Answer = Literal["labels", "vectors", "anything"]
@@ -73,14 +74,15 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True)
 class CohortModels:
-    """The matched-teacher cohort: M `teachers` and R copies of the target, put through each kind of theft.
+    """The matched-teacher cohort: M `teachers` and R `copies` of the target, put through each kind of theft.
 
     `kinds` gives the answers (M + R, n, *output_shape) of each kind's thefts, the teachers' first; the first kind is
     the models as they are. `others` are further independent models.
     """
 
     teachers: int
-    kinds: Mapping[str, Model]
+    copies: int
+    kinds: Mapping[str, Together]
     others: Sequence[Model] = ()
 
 

@@ -161,7 +161,7 @@ class Cohort:
         By way of the answers, so that one kind of theft, or one model, is in memory at a time with all it computes.
         """
         asked: list[Callable[[Tensor], Tensor]] = [
-            *(partial(answers.of, kind) for kind in kinds),
+            *(partial(answers.of, kind, held_out=False) for kind in kinds),
             *answers.each_independent(held_out=False),
         ]
         with torch.no_grad():
@@ -170,7 +170,7 @@ class Cohort:
         independent = torch.stack(given[len(kinds) :])
         found = []
         for thefts in given[: len(kinds)]:
-            kind = answers.moments(thefts, independent, answers.held_out[0])
+            kind = answers.moments(thefts, independent)
             found += [information(kind, self.ridge), information(kind.after(near), self.ridge)]
         slopes = torch.autograd.grad(torch.stack(found).log().mean(), given)
         total = torch.zeros_like(x)

@@ -189,9 +189,13 @@ class Answers:
         """Those (M + R, n, c) of the models as they are to real data."""
         return self.of(next(iter(self.cohort.kinds)), self.ensemble.data[:DATA])
 
-    def of(self, kind: str, x: Tensor) -> Tensor:
-        """Those (M + R, n, c) of the thefts of one kind to x (n, ...)."""
-        return self._columns(self.cohort.kinds[kind], x)
+    def of(self, kind: str, x: Tensor, *, held_out: bool = True) -> Tensor:
+        """Those (M + R, n, c) of the thefts of one kind to x (n, ...), or without those from teachers held out."""
+        models = self.cohort.kinds[kind]
+        if held_out:
+            return self._columns(models, x)
+        copies = torch.ones(self.cohort.copies, dtype=torch.bool)
+        return self._columns(partial(models, wanted=torch.cat([~self.held_out[0], copies])), x)
 
     def independent(self, x: Tensor) -> Tensor:
         """Those (models, n, c) of the independent models."""
@@ -207,7 +211,7 @@ class Answers:
 
         Without the teachers (M,) that are `out`.
         """
-        teachers = self.cohort.teachers
+        teachers = len(thefts) - self.cohort.copies
         if out is not None:
             thefts = torch.cat([thefts[:teachers][~out], thefts[teachers:]])
             teachers -= int(out.sum())
@@ -216,7 +220,7 @@ class Answers:
     def known_moments(self, x: Tensor) -> list[Moments]:
         """The moments of all kinds at x, without the models held out."""
         independent = torch.stack([answers(x) for answers in self.each_independent(held_out=False)])
-        return [self.moments(self.of(kind, x), independent, self.held_out[0]) for kind in self.cohort.kinds]
+        return [self.moments(self.of(kind, x, held_out=False), independent) for kind in self.cohort.kinds]
 
     def folds(self) -> Iterator[list[Tensor]]:
         """Parts of all teachers and independent models, as masks; each model is in one part."""
