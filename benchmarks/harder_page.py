@@ -1,0 +1,106 @@
+"""Render docs/harder-tables.md from the results of the harder protocols that are in results/.
+
+python benchmarks/harder_page.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metav.paper import SCENARIOS
+from metav.report import cell
+
+PAGE, RESULTS = Path("docs/harder-tables.md"), Path("results")
+PROTOCOLS = {  # protocol -> heading, and the key of results.json that tells its tests apart
+    "open-world": ("Kinds of models that no zoo holds", ""),
+    "unseen-obfuscation": ("A way to steal that was left out of construction", "left_out"),
+    "unseen-architecture": ("An architecture that was left out of construction", "left_out"),
+    "api": ("What the API lets out of the answers", "view"),
+}
+METRICS = {"ARUC": "aruc", "AUC": "auc", "robustness at 100 % uniqueness": "robustness_at_full_uniqueness"}
+USEFUL = "Useful thefts only"
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def page(results: Path = RESULTS) -> str:
+    """The page, of the results in a folder; links are from docs/."""
+    lines = [
+        "# Harder than the paper: all tables",
+        "",
+        "Means over repetitions ± half of the 95 % interval, test suspects alone. What they mean is on "
+        "[a page of its own](harder.md); rows by kind of suspect are in the reports. Rendered by "
+        "`python benchmarks/harder_page.py`.",
+    ]
+    for protocol, (title, key) in PROTOCOLS.items():
+        lines += ["", f"## {title}"]
+        for scenario in SCENARIOS:
+            folder = results / f"{scenario}-{protocol}"
+            lines += ["", f"### {scenario.capitalize()}, `--protocol {protocol}`", ""]
+            lines += list(table(folder, key)) if folder.exists() else ["Not run yet."]
+    lines += ["", f"## {USEFUL}", "", "On the paper's protocol, without thefts that lost more than a tenth of the "]
+    lines[-1] += "target's quality."
+    for scenario in SCENARIOS:
+        folder = results / "paper" / scenario
+        lines += ["", f"### {scenario.capitalize()}", ""]
+        lines += list(useful(folder)) if folder.exists() else ["Not run yet."]
+    return "\n".join(lines) + "\n"
+
+
+def read(folder: Path) -> Rows:
+    """The rows of a folder that have figures."""
+    found = json.loads((folder / "results.json").read_text())
+    return [row for row in found if row["aruc"]]
+
+
+def table(folder: Path, key: str) -> Iterator[str]:
+    """One row for each scheme, of each value of `key` (all of them where it is empty)."""
+    rows = read(folder)
+    heads = [*([key.replace("_", " ")] if key else []), "scheme", *METRICS, "false accusations", "missed"]
+    yield from _head(heads)
+    values = list(dict.fromkeys(row[key] for row in rows)) if key else [None]
+    for value in values:
+        for row in rows:
+            if key and row[key] != value:
+                continue
+            named = [value or "everything"] if key else []
+            counts = [
+                f"{cell(row['false_accusations'], 1)} of {row['negatives']:g}",
+                f"{cell(row['missed'], 1)} of {row['positives']:g}",
+            ]
+            yield _line(*named, f"`{row['scheme']}`", *(cell(row[each]) for each in METRICS.values()), *counts)
+    yield from _origin(rows[0], folder)
+
+
+def useful(folder: Path) -> Iterator[str]:
+    """As `table`, of the useful thefts beside all."""
+    rows = read(folder)
+    yield from _head(["scheme", "useful thefts", *METRICS])
+    for row in rows:
+        found = row["useful"]
+        if found:
+            figures = (cell(found[each]) for each in METRICS.values())
+            yield _line(f"`{row['scheme']}`", f"{cell(found['positives'], 1)} of {row['positives']:g}", *figures)
+    yield from _origin(rows[0], folder)
+
+
+def _head(heads: Sequence[str]) -> list[str]:
+    return [_line(*heads), "|" + "---|" * len(heads)]
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _origin(row: Mapping[str, Any], folder: Path) -> list[str]:
+    environment = row["environment"]
+    where = f"{environment['date']}, {environment['processor']}, commit {environment.get('commit') or 'unknown'}"
+    return ["", f"[Report](../{folder}/report.md): {where}.", "", "```", row["command"], "```"]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(PAGE)
