@@ -37,6 +37,7 @@ def loaded():
 def test_each_obfuscation_is_left_out_in_turn(loaded, name):
     scenario = loaded[name]
     assert protocols.what_is_left_out(scenario, "unseen-obfuscation") == OBFUSCATIONS[name]
+    assert protocols.what_is_left_out(scenario, "unseen-obfuscation", ["WP", "FT"]) == ["WP", "FT"]
     tested = Counter()
     for left_out in OBFUSCATIONS[name]:
         construction, test = protocols.divide(scenario, "unseen-obfuscation", left_out, 0)

@@ -231,15 +231,16 @@ def planned(
     queries: Sequence[int],
     models: Sequence[int],
     protocol: Protocol = "paper",
+    left_out: Sequence[str] | None = None,
 ) -> list[Cell]:
-    """The cells of all schemes that can be used."""
+    """The cells of all schemes that can be used; what the protocol leaves out one after the other, or some of it."""
     return [
-        Cell(scheme=name, repetition=repetition, queries=n, models=count, protocol=protocol, left_out=left_out)
+        Cell(scheme=name, repetition=repetition, queries=n, models=count, protocol=protocol, left_out=out)
         for name in scheme_names
         if not lacking(zoo, name)
         for n in queries
         for count in models
-        for left_out in protocols.what_is_left_out(zoo.scenario, protocol)
+        for out in protocols.what_is_left_out(zoo.scenario, protocol, left_out)
         for repetition in range(repeats)
     ]
 
@@ -252,6 +253,7 @@ def run(
     queries: Sequence[int] = (100,),
     models: Sequence[int] = (0,),
     protocol: Protocol = "paper",
+    left_out: Sequence[str] | None = None,
     jobs: int = 2,
     again: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -260,15 +262,18 @@ def run(
     """Compute the cells of all schemes that can be used, on a zoo that is built, in `jobs` processes.
 
     Each scheme constructs each number of `queries` from each number of `models` a side, 0 for all of the construction
-    half. Cells that an earlier run has computed, on the same zoo by the same code, are taken from where it kept them,
-    unless `again`. A cell that fails does not stop the others: it is given to `failed` instead of being returned.
+    half. `left_out` names some of what the protocol leaves out, instead of all in turn. Cells that an earlier run has
+    computed, on the same zoo by the same code, are taken from where it kept them, unless `again`. A cell that fails
+    does not stop the others: it is given to `failed` instead of being returned.
 
     Raises
     ------
     MetavError
         A cell failed and there is no `failed`; or a process was killed.
     """
-    wanted = planned(zoo, scheme_names, repeats=repeats, queries=queries, models=models, protocol=protocol)
+    wanted = planned(
+        zoo, scheme_names, repeats=repeats, queries=queries, models=models, protocol=protocol, left_out=left_out
+    )
     paths = cells.paths(zoo, wanted)
     if again:
         for path in paths.values():

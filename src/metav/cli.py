@@ -18,6 +18,7 @@ from metav.cli_options import (
     DataPath,
     File,
     Jobs,
+    LeftOut,
     Models,
     Only,
     ProfileName,
@@ -64,6 +65,7 @@ def bench(
     models: Models = None,
     snapshots: Snapshots = False,
     protocol: ProtocolName = "paper",
+    left_out: LeftOut = None,
     out: Results = None,
     zoo: ZooPath = None,
     data: DataPath = None,
@@ -75,7 +77,7 @@ def bench(
     Interrupted or killed, it goes on where it was. With paper as the scenario: all benchmarks of the paper.
     """
     if scenario == "paper":
-        fixed = (scheme, queries, models, zoo, None if repeats == 5 else repeats, snapshots or None)
+        fixed = (scheme, queries, models, left_out, zoo, None if repeats == 5 else repeats, snapshots or None)
         if any(each is not None for each in fixed) or protocol != "paper":
             raise UsageError(
                 "expected --profile, --only, --out, --data, --jobs or --again beside paper, got another option: "
@@ -102,7 +104,7 @@ def bench(
     found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
     tested = protocols.check(found.scenario, protocol)
     counts = models or [0]
-    protocols.check_enough(found.scenario, tested, counts, repeats)
+    protocols.check_enough(found.scenario, tested, counts, repeats, left_out)
     lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
     if len(lacking) == len(names):
         benchmark.require(found, names[0])
@@ -111,7 +113,7 @@ def bench(
     folder = make_folder(out or Path("metav-results") / "-".join(parts))
     fill(found, jobs)
     cells = (len(names) - len(lacking)) * len(numbers) * len(counts) * repeats
-    cells *= len(protocols.what_is_left_out(found.scenario, tested))
+    cells *= len(protocols.what_is_left_out(found.scenario, tested, left_out))
     failures: list[Failure] = []
     with progress_bar("constructing fingerprints", cells) as progress:
         results = benchmark.run(
@@ -121,6 +123,7 @@ def bench(
             queries=numbers,
             models=counts,
             protocol=tested,
+            left_out=left_out,
             jobs=jobs,
             again=again,
             progress=progress,

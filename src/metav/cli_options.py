@@ -75,6 +75,14 @@ ProtocolName = Annotated[
         "from construction. api: let out less of the answers. open-world: models of kinds that the zoo does not hold.",
     ),
 ]
+LeftOut = Annotated[
+    list[str] | None,
+    Parameter(
+        consume_multiple=True,
+        negative="",
+        help="Some of what the protocol leaves out of construction, e.g. Distillation, or L; by default all in turn.",
+    ),
+]
 OpenWorld = Annotated[bool, Parameter(negative="", help="With the networks of the open world (--protocol open-world).")]
 Again = Annotated[
     bool, Parameter(negative="", help="Compute everything anew, also what an earlier run has computed and kept.")

@@ -92,15 +92,28 @@ def few(construction: Sequence[Suspect], models: int) -> list[Suspect]:
     return chosen
 
 
-def what_is_left_out(scenario: Scenario, protocol: Protocol) -> list[str]:
-    """What a protocol leaves out of construction, one after the other: nothing, or obfuscations, or architectures."""
+def what_is_left_out(scenario: Scenario, protocol: Protocol, only: Sequence[str] | None = None) -> list[str]:
+    """What a protocol leaves out of construction, one after the other: nothing, or obfuscations, or architectures.
+
+    `only` names some of these.
+
+    Raises
+    ------
+    UsageError
+        The protocol leaves out no such thing.
+    """
     if protocol == "unseen-obfuscation":
         found = [scenario.lineage(each.lineage).obfuscation for each in scenario.suspects if each.positive]
     elif protocol == "unseen-architecture":
         found = [scenario.lineage(each.lineage).made_anew for each in scenario.suspects if not each.positive]
     else:
         found = [""]
-    return list(dict.fromkeys(found))
+    if only is not None and found == [""]:
+        raise UsageError(f"expected a protocol that leaves something out, got {protocol}: do not say what.")
+    for name in only or ():
+        if name not in found:
+            raise unknown(f"kind that {protocol} leaves out", name, dict.fromkeys(found))
+    return list(dict.fromkeys(found if only is None else only))
 
 
 def is_left_out(scenario: Scenario, protocol: Protocol, left_out: str, lineage: str) -> bool:
@@ -145,15 +158,17 @@ def divide(
     return construction, test
 
 
-def check_enough(scenario: Scenario, protocol: Protocol, models: Sequence[int], repeats: int) -> None:
+def check_enough(
+    scenario: Scenario, protocol: Protocol, models: Sequence[int], repeats: int, only: Sequence[str] | None = None
+) -> None:
     """Refuse, before anything is trained, what some repetition could not be constructed from or tested on.
 
     Raises
     ------
     UsageError
-        A side has fewer suspects than two, or than one of the numbers `models` a side.
+        A side has fewer suspects than two, or than one of the numbers `models` a side; or as `what_is_left_out`.
     """
-    for left_out in what_is_left_out(scenario, protocol):
+    for left_out in what_is_left_out(scenario, protocol, only):
         for repetition in range(repeats):
             construction, _ = divide(scenario, protocol, left_out, repetition)
             for count in models:
