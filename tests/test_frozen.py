@@ -55,7 +55,9 @@ def test_a_folded_model_gives_the_same_answers_and_gradients(name):
     torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-4)
     slopes = [torch.autograd.grad(each.square().sum(), x)[0] for each in answers]
     assert (slopes[0] - slopes[1]).norm() < 0.02 * slopes[0].norm()  # rounding decides where two pixels tie in a pool
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    after = model.state_dict()
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
+    assert all(value.stride() == before[key].stride() for key, value in after.items())
 
 
 def test_all_models_of_a_zoo_can_be_followed():

@@ -65,7 +65,10 @@ def _cheap(model: Module) -> Module:
             found.set_submodule(first, after)
             found.set_submodule(second, before)
     if getattr(model, "channels_last", False):
-        found.to(memory_format=torch.channels_last)
+        for module in found.modules():
+            if isinstance(module, nn.Conv2d):  # a parameter of its own: the model's stays as it is
+                laid_out = module.weight.detach().contiguous(memory_format=torch.channels_last)
+                module.weight = nn.Parameter(laid_out, requires_grad=False)
     return found
 
 
