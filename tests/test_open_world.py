@@ -102,7 +102,7 @@ def test_none_of_it_reaches_a_construction(zoo):
 def test_bench_counts_false_accusations_and_misses(zoo, tmp_path):
     where = ["--profile", "smoke", "--zoo", str(zoo.folder), "--out", str(tmp_path)]
     options = ["--protocol", "open-world", "--repeats", "2", "--queries", "8", "--jobs", "1"]
-    assert main(["bench", "warfarin", *where, *options, "--scheme", "metav(iterations=5)", "cohort(steps=1)"]) == 0
+    assert main(["bench", "warfarin", *where, *options, "--scheme", "metav(iterations=5)", "cohort"]) == 0
     rows = json.loads((tmp_path / "results.json").read_text())
     scores = pd.read_csv(tmp_path / "scores.csv")
     for row in rows:
@@ -143,7 +143,7 @@ def test_images_have_a_cohort_and_an_open_world_too(name, tmp_path):
     zoo.build(jobs=2)
     known = benchmark.ensemble(zoo, few.suspects, cohort=True)
     assert known.cohort.teachers == scenario.cohort.teachers
-    made = schemes.get("cohort(pool=20,steps=1)").construct(known, queries=6, seed=0)
+    made = schemes.get("cohort(pool=20)").construct(known, queries=6, seed=0)
     met = benchmark.open_world(zoo)
     families = {(each.family, each.positive) for each in met}
     assert families >= {(s.family, s.positive) for s in few.strangers}

@@ -21,7 +21,7 @@ from metav.verification import query, verify
 
 SHORT = {
     "metav": "metav(iterations=4)",
-    "cohort": "cohort(pool=60,steps=2)",
+    "cohort": "cohort(pool=60)",
     "liteguard": "liteguard(iterations=4)",
     "ipguard": "ipguard(steps=3)",
     "deepfoolfp": "deepfoolfp",
@@ -219,7 +219,7 @@ BAD = {
     "liteguard(negative=inf)": "finite weights of at least 0",
     "cohort(pool=-1)": "pool of at least 0, got -1",
     "cohort(near=2)": "near and independents in [0, 1]",
-    "cohort(ridge=0)": "finite lr and ridge above 0",
+    "cohort(ridge=0)": "finite ridge above 0",
     "akh(7)": "no arguments, got '7'",
 }
 

@@ -22,7 +22,7 @@ from metav.verification import verify
 
 SHORT = {
     "metav": "metav(iterations=60,lr=0.01)",
-    "cohort": "cohort(pool=100,steps=3)",
+    "cohort": "cohort(pool=100)",
     "liteguard": "liteguard(iterations=60,lr=0.05)",
     "ipguard": "ipguard(steps=20)",
     "deepfoolfp": "deepfoolfp",
@@ -62,7 +62,8 @@ def test_needs_say_who_can_be_used(kind):
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in USABLE.items() for name in sorted(names)])
 def test_conforms(kind, name):
-    check_scheme(schemes.get(SHORT[name]), KINDS[kind](), queries=8, seed=3)
+    queries = 40 if name == "cohort" else 8  # few answers of two classes do not tell an owner from its teachers
+    check_scheme(schemes.get(SHORT[name]), KINDS[kind](), queries=queries, seed=3)
 
 
 OPTIONS = [

@@ -38,18 +38,6 @@ def test_models_of_other_kinds_one_after_the_other():
     assert torch.equal(together(mixed)(x), torch.stack([model(x) for model in mixed]))
 
 
-@pytest.mark.parametrize("widths", [(5, 7, 2), (5, 4, 4, 2)])
-def test_only_those_that_are_wanted_are_asked(widths):
-    x, wanted, asked = torch.randn(3, 5), torch.tensor([True, False, True]), []
-    models = [perceptron(0, nn.ReLU, (5, 7, 2)), perceptron(1, nn.ReLU, (5, 7, 2)), perceptron(2, nn.ReLU, widths)]
-    answers = together(models)
-    for index, model in enumerate(models):
-        model.register_forward_hook(lambda *_, index=index: asked.append(index))
-    found = answers(x, wanted=wanted)
-    assert torch.allclose(found, torch.stack([models[0](x), models[2](x)]), atol=1e-6)
-    assert 1 not in asked
-
-
 def test_gradients_reach_the_inputs():
     x = torch.randn(9, 5, requires_grad=True)
     models = [perceptron(seed, nn.ReLU) for seed in range(3)]

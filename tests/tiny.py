@@ -98,13 +98,11 @@ def examples(spec: Spec, count: int, classes: int) -> tuple[Tensor, Tensor]:
     return spec.low + (spec.high - spec.low) * unit, y
 
 
-def cohort(target: nn.Module, teacher, fresh, teachers: int = 16, copies: int = 4) -> CohortModels:
+def cohort(target: nn.Module, teacher, fresh, teachers: int = 48, copies: int = 4) -> CohortModels:
     """Models `teacher(seed)` and copies of the target, as they are and each stolen with some noise."""
     models = [*(teacher(100 + index) for index in range(teachers)), *[target] * copies]
     stolen = [near(model, fresh(0), 300 + index) for index, model in enumerate(models)]
-    return CohortModels(
-        teachers=teachers, copies=copies, kinds={"as it is": together(models), "noise": together(stolen)}
-    )
+    return CohortModels(teachers=teachers, kinds={"as it is": together(models), "noise": together(stolen)})
 
 
 @cache

@@ -80,7 +80,6 @@ def _cohort(zoo: Zoo, plan: CohortPlan, left_out: Callable[[str], bool]) -> Coho
     kinds = {kind: plan.lineages(kind) for kind in plan.kinds}
     return CohortModels(
         teachers=plan.teachers,
-        copies=plan.copies,
         kinds={
             kind: together([zoo.load(each) for each in lineages])
             for kind, lineages in kinds.items()

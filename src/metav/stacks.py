@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,34 +14,22 @@ IMAGES = 256  # at once: what a cache holds
 AT_ONCE = 16_384  # answers, so that hidden values take little memory
 
 
-class Together(Protocol):
-    """The answers (B, n, *output_shape) of B models to inputs (n, *input_shape), or of those that a mask (B,) marks."""
-
-    def __call__(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """Ask them."""
-        ...
-
-
-def together(models: Sequence[nn.Module]) -> Together:
-    """One function that gives the answers of several models."""
+def together(models: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """One function that gives the answers (B, n, *output_shape) of B models to inputs (n, *input_shape)."""
     shapes = {(str(model), *(tuple(each.shape) for each in model.parameters())) for model in models}
     if len(shapes) == 1 and stackable(models[0]):
         return partial(_side_by_side, models[0], stack_parameters(models))
     return partial(_in_turn, list(models))
 
 
-def _side_by_side(
-    template: nn.Module, weights: Mapping[str, Tensor], x: Tensor, wanted: Tensor | None = None
-) -> Tensor:
-    if wanted is not None:
-        weights = {name: each[wanted] for name, each in weights.items()}
+def _side_by_side(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
     count = len(next(iter(weights.values())))
     few = max(1, AT_ONCE // count)
     return torch.cat([batched_mlp(template, weights, each.expand(count, *each.shape)) for each in x.split(few)], 1)
 
 
-def _in_turn(models: Sequence[nn.Module], x: Tensor, wanted: Tensor | None = None) -> Tensor:
-    return torch.stack([in_batches(model, x) for index, model in enumerate(models) if wanted is None or wanted[index]])
+def _in_turn(models: Sequence[nn.Module], x: Tensor) -> Tensor:
+    return torch.stack([in_batches(model, x) for model in models])
 
 
 def in_batches(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor
 from metav.errors import SuspectError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.spec import Model, Spec
-from metav.stacks import Together
 from metav.verification import query
 
 Answer = Literal["labels", "vectors", "anything"]
@@ -74,15 +73,14 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True)
 class CohortModels:
-    """The matched-teacher cohort: M `teachers` and R `copies` of the target, put through each kind of theft.
+    """The matched-teacher cohort: M `teachers` and R copies of the target, put through each kind of theft.
 
     `kinds` gives the answers (M + R, n, *output_shape) of each kind's thefts, the teachers' first; the first kind is
     the models as they are. `others` are further independent models.
     """
 
     teachers: int
-    copies: int
-    kinds: Mapping[str, Together]
+    kinds: Mapping[str, Model]
     others: Sequence[Model] = ()
 
 

@@ -10,9 +10,8 @@ s' A s.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -20,23 +19,19 @@ from torch import Tensor
 
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
-from metav.optim import Adam
 from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use
 from metav.schemes.cohort_answers import (
     LEAST_TEACHERS,
     Answers,
     Conditioned,
+    Known,
     Moments,
     candidates,
     choose,
-    information,
 )
 from metav.schemes.cohort_exact import rank
-from metav.schemes.metav import box, unbox
 from metav.schemes.points import enough
 from metav.scorers.cohort import CohortMatch, CohortRank
-
-KINDS_A_STEP = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,26 +44,22 @@ class Cohort:
         Share of the queries that are real data.
     real, pool
         Candidates for queries: how many of the real data at most, and how many others, for queries that are not real.
-    steps, lr
-        Of Adam, on the queries that are not real.
     ridge, independents
         What is added to Cov(C) + Cov(W): to its diagonal; the weight of B.
     exact
         1 for a p-value that holds for any stranger (`metav.schemes.cohort_exact`): the rate is 1 - p and the threshold
-        at p = `level`. Then `steps`, `lr` and `independents` decide nothing.
+        at p = `level`. Then `independents` decides nothing.
     valid
-        1 for queries that a form accepts: all candidates are the nearest valid rows, refined as MetaV does.
+        1 for queries that a form accepts: all candidates are the nearest valid rows.
     half
-        1 for models that are asked in bfloat16, as for MetaV.
+        1 for models that are asked in bfloat16 while queries are chosen, as for MetaV.
     """
 
-    needs: ClassVar[Needs] = Needs(suspect="anything", suspects=True, cohort=True)
+    needs: ClassVar[Needs] = Needs(suspect="anything", gradients=False, suspects=True, cohort=True)
 
     near: float = 0.5
     real: int = 1000
     pool: int = 1000
-    steps: int = 30
-    lr: float = 0.02
     ridge: float = 0.5
     independents: float = 0.5
     exact: int = 0
@@ -80,22 +71,22 @@ class Cohort:
         check_at_least(
             real=(self.real, 1),
             pool=(self.pool, 0),
-            steps=(self.steps, 0),
             exact=(self.exact, 0),
             valid=(self.valid, 0),
             half=(self.half, 0),
         )
         if not 0 < self.level < 1:
             raise UsageError(f"expected a level between 0 and 1, got {self.level}: change the option.")
-        positive, shares = (self.lr, self.ridge), (self.near, self.independents)
-        if not all(0 < each < math.inf for each in positive) or not all(0 <= each <= 1 for each in shares):
+        shares = (self.near, self.independents)
+        if not 0 < self.ridge < math.inf or not all(0 <= each <= 1 for each in shares):
             raise UsageError(
-                "expected a finite lr and ridge above 0, near and independents in [0, 1], got "
-                f"{self.lr}, {self.ridge}, {self.near} and {self.independents}: change them."
+                "expected a finite ridge above 0, near and independents in [0, 1], got "
+                f"{self.ridge}, {self.near} and {self.independents}: change them."
             )
 
+    @torch.no_grad()
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
-        """Choose N = `queries`, refine those that are not real data, and keep the teachers' answers to them."""
+        """Choose N = `queries`, and keep the teachers' answers to them."""
         check_use("cohort", self.needs, ensemble, queries)
         check_form(self.valid, ensemble.spec)
         if ensemble.cohort is None:
@@ -117,17 +108,12 @@ class Cohort:
         answers = Answers(ensemble, ensemble.cohort, self.independents, half=self.half > 0)
         x, is_real = candidates(ensemble, self.real, self.pool, generator)
         x = ensemble.spec.nearest(x) if self.valid else x
+        counts = (near, queries - near)
         scorer: CohortMatch | CohortRank
         if self.exact:
-            with torch.no_grad():
-                x, scorer = rank(answers, x, is_real, (near, queries - near), self.ridge)
+            x, scorer = rank(answers, x, is_real, counts, self.ridge)
         else:
-            with torch.no_grad():
-                kinds, worth = answers.known_moments(x), Conditioned.relative_gains
-                x = choose(kinds, x, is_real, (near, queries - near), self.ridge, worth)
-            x = self._refine(answers, x, near, generator)
-            answers.half = False  # suspects are not asked in it either
-            scorer = self._match(answers, x, near)
+            x, scorer = self._match(answers, x, is_real, counts)
         return Fingerprint(
             queries=x,
             scorer=scorer.eval(),
@@ -141,61 +127,26 @@ class Cohort:
             },
         )
 
-    def _refine(self, answers: Answers, x: Tensor, near: int, generator: torch.Generator) -> Tensor:
-        """Steps of the far queries up the mean logarithm of the information, about some kinds a step."""
-        if near == len(x):
-            return x
-        kinds, real = list(answers.cohort.kinds), x[:near]
-        w = unbox(x[near:], answers.ensemble, self.valid).requires_grad_(True)
-        optimiser = Adam([w], self.lr)
-        for _ in range(self.steps):
-            x = torch.cat([real, box(w, answers.ensemble, self.valid)])
-            drawn = torch.randperm(len(kinds), generator=generator)[:KINDS_A_STEP].tolist()
-            slope = self._slope(answers, [kinds[index] for index in drawn], x.detach(), near)
-            optimiser.step(torch.autograd.grad(x, [w], -slope))
-        return torch.cat([real, box(w.detach(), answers.ensemble, self.valid)])
+    def _match(self, answers: Answers, x: Tensor, real: Tensor, counts: tuple[int, int]) -> tuple[Tensor, CohortMatch]:
+        """Queries and their scorer, calibrated on independent models and on thefts from teachers.
 
-    def _slope(self, answers: Answers, kinds: Sequence[str], x: Tensor, near: int) -> Tensor:
-        """Gradient by x of the mean logarithm of the information of all and of the far queries, about some kinds.
-
-        By way of the answers, so that one kind of theft, or one model, is in memory at a time with all it computes.
+        Each fold of these is met by queries and a scorer that were made from all others: models that had a part in
+        either are told apart from the target more easily than a stranger is.
         """
-        asked: list[Callable[[Tensor], Tensor]] = [
-            *(partial(answers.of, kind, held_out=False) for kind in kinds),
-            *answers.each_independent(held_out=False),
-        ]
-        with torch.no_grad():
-            given = [function(x) for function in asked]
-        given = [each.requires_grad_(True) for each in given]
-        independent = torch.stack(given[len(kinds) :])
+        known = answers.known(x)
         found = []
-        for thefts in given[: len(kinds)]:
-            kind = answers.moments(thefts, independent)
-            found += [information(kind, self.ridge), information(kind.after(near), self.ridge)]
-        slopes = torch.autograd.grad(torch.stack(found).log().mean(), given)
-        total = torch.zeros_like(x)
-        for function, slope in zip(asked, slopes, strict=True):
-            at = x.clone().requires_grad_(True)
-            total += torch.autograd.grad(function(at), [at], slope)[0]
-        return total
-
-    @torch.no_grad()
-    def _match(self, answers: Answers, x: Tensor, near: int) -> CohortMatch:
-        """The scorer, calibrated on independent models and on thefts from teachers.
-
-        Each fold of these is met by a scorer that was made from all others: what a scorer was made from is told apart
-        from the target by Sigma alone. A quarter of them had no part in the choice of queries either.
-        """
-        independent, thefts = answers.independent(x), [answers.of(kind, x) for kind in answers.cohort.kinds]
-        found = []
-        for teachers, others in answers.folds():
-            made = [answers.moments(each, independent[~others], teachers) for each in thefts]
-            scorer = self._scorer(answers, made, near)
-            strangers = [independent[others], *(each[: len(teachers)][teachers] for each in thefts)]
-            found.append(scorer.matches(torch.cat(strangers).flatten(1)))
-        scorer = self._scorer(answers, [answers.moments(each, independent) for each in thefts], near)
+        for rest, strangers in known.folds():
+            picked = self._choose(rest, real, counts)
+            scorer = self._scorer(answers, rest.at(picked).moments(), counts[0])
+            found.append(scorer.matches(strangers[:, picked].flatten(1)))
+        x = x[self._choose(known, real, counts)]
+        answers.half = False  # suspects are not asked in it either
+        scorer = self._scorer(answers, answers.known(x).moments(), counts[0])
         scorer.calibrate(torch.cat(found))
-        return scorer
+        return x, scorer
+
+    def _choose(self, known: Known, real: Tensor, counts: tuple[int, int]) -> list[int]:
+        return choose(known.moments(), real, counts, self.ridge, Conditioned.relative_gains)
 
     def _scorer(self, answers: Answers, kinds: Sequence[Moments], near: int) -> CohortMatch:
         """The scorer of some moments, not calibrated. The match of a teacher is by mean and Sigma of all others."""
@@ -213,5 +164,7 @@ class Cohort:
                 # without its own share of Sigma (Sherman and Morrison), and about the mean of all others
                 own = 1 - ((c * weighed[:, 1:].T).sum(1) + 1) / teachers
                 scorer.get_buffer(f"target_{name}")[row] = weighed[:, 0]
-                scorer.get_buffer(f"cohort_{name}")[row] = weighed[:, 1:] / own
+                others = weighed[:, 1:] / own
+                scorer.get_buffer(f"cohort_{name}")[row] = others
+                scorer.get_buffer(f"share_{name}")[row] = (c.T * others).sum(0) / (teachers - 1)
         return scorer

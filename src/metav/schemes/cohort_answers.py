@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TypeAlias
 
@@ -16,8 +16,7 @@ from metav.scorers.cohort import columns
 from metav.spec import Model
 from metav.stacks import in_batches
 
-HELD_OUT = 4  # one of so many teachers and independent models has no part in the choice of queries
-FOLDS = 8  # of all of them: to calibrate, each is met by a scorer that was made without it
+FOLDS = 4  # of teachers and independent models: each is met by queries and a scorer that were made without it
 LEAST_TEACHERS = 3
 FLOOR = 0.25  # added to each sd: a share of the teachers' usual spread on real data
 DATA = 1000  # examples that the usual spread is taken over
@@ -42,11 +41,6 @@ class Moments:
         rows = self.rows[:, queries].flatten(1)
         return rows.T @ rows + ridge * torch.eye(rows.shape[1])
 
-    def after(self, first: int) -> Moments:
-        """Those of the queries from `first` on."""
-        mu, sd, s = (each[first:] for each in (self.mu, self.sd, self.s))
-        return Moments(mu=mu, sd=sd, s=s, c=self.c[:, first:], rows=self.rows[:, first:])
-
 
 def moments(thefts: Tensor, teachers: int, independent: Tensor, floor: float, weight: float) -> Moments:
     """From the answers (M + R, Q, c) of thefts, the M `teachers`' first, and of independent models (n, Q, c)."""
@@ -63,25 +57,16 @@ def usual_spread(plain: Tensor) -> float:
     return FLOOR * float(plain.std(0).median())
 
 
-def information(kind: Moments, ridge: float) -> Tensor:
-    """The information s' A s of all queries together."""
-    s = kind.s.flatten()
-    weighed: Tensor = torch.linalg.solve(kind.covariance(slice(None), ridge), s)
-    return s @ weighed
-
-
-def choose(
-    kinds: Sequence[Moments], x: Tensor, real: Tensor, counts: tuple[int, int], ridge: float, worth: Worth
-) -> Tensor:
-    """Of the candidates x (n, ...) near queries from the `real` ones, then far ones from all others.
+def choose(kinds: Sequence[Moments], real: Tensor, counts: tuple[int, int], ridge: float, worth: Worth) -> list[int]:
+    """Which of n candidates to ask: near queries from the `real` ones (n,), then far ones from all others.
 
     `counts` says how many of each. The two are chosen apart: each is a view on which suspects are judged.
     """
     near, far = counts
     picked = one_by_one([Conditioned(kind, ridge) for kind in kinds], near, real, worth)
-    free = torch.ones(len(x), dtype=torch.bool)
+    free = torch.ones(len(real), dtype=torch.bool)
     free[picked] = False
-    return x[picked + one_by_one([Conditioned(kind, ridge) for kind in kinds], far, free, worth)]
+    return picked + one_by_one([Conditioned(kind, ridge) for kind in kinds], far, free, worth)
 
 
 def one_by_one(kinds: Sequence[Conditioned], count: int, allowed: Tensor, worth: Worth) -> list[int]:
@@ -168,65 +153,72 @@ def candidates(ensemble: Ensemble, most: int, pool: int, generator: torch.Genera
     return x, torch.arange(len(x)) < len(real)
 
 
-class Answers:
-    """The answers of all models that a construction may ask, as columns; in bfloat16 as long as `half` is set.
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What models that are known answered to n inputs, as columns.
 
-    `held_out` marks teachers (M,) and independent models (n,) that have no part in the choice of queries.
+    `thefts` has, for each kind, those (M + R, n, c) of the thefts, those from the M `teachers` first; `independent`
+    those (models, n, c) of independent models. `floor` and `weight` are those of `moments`.
     """
+
+    thefts: Sequence[Tensor]
+    independent: Tensor
+    teachers: int
+    floor: float
+    weight: float
+
+    def moments(self) -> list[Moments]:
+        """The moments of all kinds."""
+        return [moments(each, self.teachers, self.independent, self.floor, self.weight) for each in self.thefts]
+
+    def at(self, inputs: Sequence[int]) -> Known:
+        """The answers to some of the inputs."""
+        return replace(self, thefts=[each[:, inputs] for each in self.thefts], independent=self.independent[:, inputs])
+
+    def folds(self) -> Iterator[tuple[Known, Tensor]]:
+        """Parts of teachers and independent models: all but a part, and the answers (models, n, c) of that part."""
+        count = min(FOLDS, self.teachers)
+        for fold in range(count):
+            out, others = (torch.arange(size) % count == fold for size in (self.teachers, len(self.independent)))
+            kept = torch.cat([~out, torch.ones(len(self.thefts[0]) - self.teachers, dtype=torch.bool)])
+            rest = replace(
+                self,
+                thefts=[each[kept] for each in self.thefts],
+                independent=self.independent[~others],
+                teachers=self.teachers - int(out.sum()),
+            )
+            yield rest, torch.cat([self.independent[others], *(each[: self.teachers][out] for each in self.thefts)])
+
+
+class Answers:
+    """The answers of all models that a construction may ask, as columns; in bfloat16 as long as `half` is set."""
 
     def __init__(self, ensemble: Ensemble, cohort: CohortModels, weight: float, *, half: bool = False) -> None:
         self.ensemble, self.cohort, self.weight, self.half = ensemble, cohort, weight, half
-        others = len(ensemble.negatives) + len(cohort.others)
-        self.held_out = [torch.arange(count) % HELD_OUT == 0 for count in (cohort.teachers, others)]
 
     @cached_property
     def floor(self) -> float:
         """What is added to each sd; the exact variant has one of its own."""
         return usual_spread(self.plain()[: self.cohort.teachers])
 
-    @torch.no_grad()
     def plain(self) -> Tensor:
         """Those (M + R, n, c) of the models as they are to real data."""
         return self.of(next(iter(self.cohort.kinds)), self.ensemble.data[:DATA])
 
-    def of(self, kind: str, x: Tensor, *, held_out: bool = True) -> Tensor:
-        """Those (M + R, n, c) of the thefts of one kind to x (n, ...), or without those from teachers held out."""
-        models = self.cohort.kinds[kind]
-        if held_out:
-            return self._columns(models, x)
-        copies = torch.ones(self.cohort.copies, dtype=torch.bool)
-        return self._columns(partial(models, wanted=torch.cat([~self.held_out[0], copies])), x)
+    def of(self, kind: str, x: Tensor) -> Tensor:
+        """Those (M + R, n, c) of the thefts of one kind to x (n, ...)."""
+        return self._columns(self.cohort.kinds[kind], x)
 
-    def independent(self, x: Tensor) -> Tensor:
-        """Those (models, n, c) of the independent models."""
-        return torch.stack([answers(x) for answers in self.each_independent()])
-
-    def each_independent(self, *, held_out: bool = True) -> list[Callable[[Tensor], Tensor]]:
-        """Functions that give those (n, c) of one independent model each, with or without those held out."""
-        models = zip((*self.ensemble.negatives, *self.cohort.others), self.held_out[1].tolist(), strict=True)
-        return [partial(self._columns, partial(in_batches, model)) for model, out in models if held_out or not out]
-
-    def moments(self, thefts: Tensor, independent: Tensor, out: Tensor | None = None) -> Moments:
-        """The moments of one kind, from what `of` and `independent` give for the same inputs.
-
-        Without the teachers (M,) that are `out`.
-        """
-        teachers = len(thefts) - self.cohort.copies
-        if out is not None:
-            thefts = torch.cat([thefts[:teachers][~out], thefts[teachers:]])
-            teachers -= int(out.sum())
-        return moments(thefts, teachers, independent, self.floor, self.weight)
-
-    def known_moments(self, x: Tensor) -> list[Moments]:
-        """The moments of all kinds at x, without the models held out."""
-        independent = torch.stack([answers(x) for answers in self.each_independent(held_out=False)])
-        return [self.moments(self.of(kind, x, held_out=False), independent) for kind in self.cohort.kinds]
-
-    def folds(self) -> Iterator[list[Tensor]]:
-        """Parts of all teachers and independent models, as masks; each model is in one part."""
-        count = min(FOLDS, self.cohort.teachers)
-        for fold in range(count):
-            yield [torch.arange(len(mask)) % count == fold for mask in self.held_out]
+    def known(self, x: Tensor) -> Known:
+        """Those of all models to x (n, ...)."""
+        independent = [partial(in_batches, model) for model in (*self.ensemble.negatives, *self.cohort.others)]
+        return Known(
+            thefts=[self.of(kind, x) for kind in self.cohort.kinds],
+            independent=torch.stack([self._columns(model, x) for model in independent]),
+            teachers=self.cohort.teachers,
+            floor=self.floor,
+            weight=self.weight,
+        )
 
     def _columns(self, model: Model, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):

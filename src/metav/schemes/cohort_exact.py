@@ -26,7 +26,7 @@ def rank(answers: Answers, x: Tensor, real: Tensor, counts: tuple[int, int], rid
     def kinds(x: Tensor) -> list[Moments]:
         return [alike(owners(answers, answers.of(kind, x)), floor) for kind in answers.cohort.kinds]
 
-    x = choose(kinds(x), x, real, counts, ridge, Conditioned.apart)
+    x = x[choose(kinds(x), real, counts, ridge, Conditioned.apart)]
     answers.half = False  # suspects are not asked in it either
     found = kinds(x)
     scorer = CohortRank(found[0].s.numel(), len(found), len(found[0].c), answers.ensemble.spec.output)

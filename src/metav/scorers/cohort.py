@@ -42,7 +42,7 @@ class CohortMatch(nn.Module):
 
     The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
     mean and spread of the teachers' answers, S the suspect's deviation from mu in units of sd, squashed:
-    z = S' A F / (spread over the teachers of S' A_j T_j), where A_j is A without T_j itself. The rate is the mean of
+    z = S' A F / (spread over the teachers of S_j' A_j T_j), where A_j is A, and S_j is S, without T_j itself. The rate is the mean of
     the largest three z, each divided by the largest seen on independent models, in units of the same models' largest
     mean, through a sigmoid.
 
@@ -59,7 +59,8 @@ class CohortMatch(nn.Module):
     kind = "cohort-match"
     mu: Tensor  # (K, N size)
     sd: Tensor  # (K, N size)
-    # besides, for each view of w columns: target_VIEW (K, w), which is A F, and cohort_VIEW (K, w, teachers), A_j T_j
+    # besides, for each view of w columns: target_VIEW (K, w), which is A F, and cohort_VIEW (K, w, teachers), A_j T_j,
+    # and share_VIEW (K, teachers): (S_j - S)' A_j T_j, as mu without T_j is another
     tau: Tensor  # (3 K): largest z of independent models, by view and kind
     top: Tensor  # (): their largest mean of the largest three
 
@@ -73,6 +74,7 @@ class CohortMatch(nn.Module):
         for name, (first, last) in self.views().items():
             self.register_buffer(f"target_{name}", torch.zeros(kinds, last - first))
             self.register_buffer(f"cohort_{name}", torch.zeros(kinds, last - first, teachers))
+            self.register_buffer(f"share_{name}", torch.zeros(kinds, teachers))
         self.register_buffer("tau", torch.ones(len(self.views()) * kinds))
         self.register_buffer("top", torch.ones(()))
 
@@ -89,6 +91,7 @@ class CohortMatch(nn.Module):
             seen = squashed[..., first:last]
             own = torch.einsum("mkd,kd->mk", seen, self.get_buffer(f"target_{name}"))
             others = torch.einsum("mkd,kdt->mkt", seen, self.get_buffer(f"cohort_{name}"))
+            others = others + self.get_buffer(f"share_{name}")
             found.append(own / (others.std(-1) + TINY))
         return torch.cat(found, 1)
 
