@@ -92,7 +92,8 @@ class Conditioned:
     def __init__(self, kind: Moments, ridge: float) -> None:
         self.rows, self.s, self.ridge = kind.rows, kind.s.clone(), ridge
         self.blocks = torch.einsum("fqc,fqd->qcd", kind.rows, kind.rows)
-        self.given: list[Tensor] = []  # of each column picked: its covariances (Q, c), divided by its spread
+        self.count = 0  # columns picked
+        self.given = kind.rows[:0]  # at least `count` (Q, c): of each its covariances, divided by its spread
         self.known = 1.0  # 1 + the information of the queries picked
 
     def gains(self) -> Tensor:
@@ -112,14 +113,20 @@ class Conditioned:
     def pick(self, query: int) -> None:
         """Condition on a query, one column after the other."""
         for column in range(self.s.shape[1]):
-            shared = torch.einsum("f,fqc->qc", self.rows[:, query, column], self.rows)
-            for each in self.given:
-                shared -= each[query, column] * each
+            given = self.given[: self.count]
+            shared = torch.tensordot(self.rows[:, query, column], self.rows, 1)
+            shared -= torch.tensordot(given[:, query, column], given, 1)
             variance, missed = float(shared[query, column]) + self.ridge, float(self.s[query, column])
             self.known += missed**2 / variance
             self.s -= shared * (missed / variance)
-            self.given.append(shared / variance**0.5)
-            self.blocks -= torch.einsum("qc,qd->qcd", self.given[-1], self.given[-1])
+            self._give(shared / variance**0.5)
+
+    def _give(self, shared: Tensor) -> None:
+        if self.count == len(self.given):  # room for twice as many
+            self.given = torch.cat([self.given, self.given.new_empty(self.count or 8, *shared.shape)])
+        self.given[self.count] = shared
+        self.count += 1
+        self.blocks -= shared[:, :, None] * shared[:, None]
 
     def _noisy(self) -> Tensor:
         return self.blocks + self.ridge * torch.eye(self.s.shape[1])

@@ -42,9 +42,9 @@ class CohortMatch(nn.Module):
 
     The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
     mean and spread of the teachers' answers, S the suspect's deviation from mu in units of sd, squashed:
-    z = S' A F / (spread over the teachers of S_j' A_j T_j), where A_j is A, and S_j is S, without T_j itself. The rate is the mean of
-    the largest three z, each divided by the largest seen on independent models, in units of the same models' largest
-    mean, through a sigmoid.
+    z = S' A F / (spread over the teachers of S_j' A_j T_j), where A_j is A, and S_j is S, without T_j itself. The
+    rate is the mean of the largest three z, each divided by the largest seen on independent models, in units of the
+    same models' largest mean, through a sigmoid.
 
     Parameters
     ----------
