@@ -99,6 +99,12 @@ def test_what_is_harder_is_what_the_committed_results_say():
     rows = json.loads((ROOT / "results" / "warfarin-unseen-obfuscation" / "results.json").read_text())
     missed = [row["missed"]["mean"] for row in rows if row["left_out"] == "Distillation"]
     assert "misses {:.1f} on average, the variant {:.1f}".format(*missed) in " ".join(text.split())
+    rows = json.loads((ROOT / "results" / "skin-api" / "results.json").read_text())
+    found = {(row["scheme"].split("(")[0], row["view"]): f"{row['aruc']['mean']:.3f}" for row in rows}
+    assert f"ARUC {found['metav', 'label']}, with all of the answer {found['metav', None]}" in " ".join(text.split())
+    cut = "falls from {} to {} with 2 digits, {} with the top 3 and {} with the label alone"
+    views = (None, "2 digits", "top 3", "label")
+    assert cut.format(*(found["cohort", view] for view in views)) in " ".join(text.split())
 
 
 def test_the_price_of_valid_queries_is_what_the_committed_results_say():
