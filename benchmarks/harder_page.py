@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metav.paper import SCENARIOS
-from metav.report import cell
+from metav.report import cell, line
 
 PAGE, RESULTS = Path("docs/harder-tables.md"), Path("results")
 PROTOCOLS = {  # protocol -> heading, and the key of results.json that tells its tests apart
@@ -71,7 +71,7 @@ def table(folder: Path, key: str) -> Iterator[str]:
                 f"{cell(row['false_accusations'], 1)} of {row['negatives']:g}",
                 f"{cell(row['missed'], 1)} of {row['positives']:g}",
             ]
-            yield _line(*named, f"`{row['scheme']}`", *(cell(row[each]) for each in METRICS.values()), *counts)
+            yield line(*named, f"`{row['scheme']}`", *(cell(row[each]) for each in METRICS.values()), *counts)
     yield from _origin(rows[0], folder)
 
 
@@ -83,16 +83,12 @@ def useful(folder: Path) -> Iterator[str]:
         found = row["useful"]
         if found:
             figures = (cell(found[each]) for each in METRICS.values())
-            yield _line(f"`{row['scheme']}`", f"{cell(found['positives'], 1)} of {row['positives']:g}", *figures)
+            yield line(f"`{row['scheme']}`", f"{cell(found['positives'], 1)} of {row['positives']:g}", *figures)
     yield from _origin(rows[0], folder)
 
 
 def _head(heads: Sequence[str]) -> list[str]:
-    return [_line(*heads), "|" + "---|" * len(heads)]
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+    return [line(*heads), "|" + "---|" * len(heads)]
 
 
 def _origin(row: Mapping[str, Any], folder: Path) -> list[str]:

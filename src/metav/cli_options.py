@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 given: list[str] = []  # of this run, for the results
 
+
+def _several(help_: str, name: str | None = None) -> Parameter:
+    """An option that takes one or more values."""
+    return Parameter(name=name, consume_multiple=True, negative="", help=help_)
+
+
 ScenarioName = Annotated[str, Parameter(help="warfarin, skin, fashion, or your own: package.module:task.")]
 BenchName = Annotated[
     str,
@@ -25,16 +31,11 @@ BenchName = Annotated[
 ]
 Only = Annotated[
     list[str] | None,
-    Parameter(consume_multiple=True, negative="", help="Of paper, these scenarios: skin, warfarin, fashion."),
+    _several("Of paper, these scenarios: skin, warfarin, fashion."),
 ]
 Schemes = Annotated[
     list[str] | None,
-    Parameter(
-        name="--scheme",
-        consume_multiple=True,
-        negative="",
-        help="One or more schemes, with options where wanted: metav 'metav(standardise=robust,batch=4)'.",
-    ),
+    _several("One or more schemes, with options where wanted: metav 'metav(standardise=robust,batch=4)'.", "--scheme"),
 ]
 SchemeName = Annotated[str, Parameter(help="A scheme, with options where wanted.")]
 ProfileName = Annotated[
@@ -47,19 +48,11 @@ Repeats = Annotated[int, Parameter(help="Repetitions, each with another split of
 Queries = Annotated[int, Parameter(help="N, the queries of a fingerprint.")]
 Sweep = Annotated[
     list[int] | None,
-    Parameter(
-        consume_multiple=True,
-        negative="",
-        help="N, the queries of a fingerprint, one or several numbers (100 without).",
-    ),
+    _several("N, the queries of a fingerprint, one or several numbers (100 without)."),
 ]
 Models = Annotated[
     list[int] | None,
-    Parameter(
-        consume_multiple=True,
-        negative="",
-        help="One or more numbers of suspects a side to construct from; by default half of the zoo.",
-    ),
+    _several("One or more numbers of suspects a side to construct from; by default half of the zoo."),
 ]
 Snapshots = Annotated[
     bool,
@@ -77,11 +70,7 @@ ProtocolName = Annotated[
 ]
 LeftOut = Annotated[
     list[str] | None,
-    Parameter(
-        consume_multiple=True,
-        negative="",
-        help="Some of what the protocol leaves out of construction, e.g. Distillation, or L; by default all in turn.",
-    ),
+    _several("Some of what the protocol leaves out of construction, e.g. Distillation, or L; by default all in turn."),
 ]
 OpenWorld = Annotated[bool, Parameter(negative="", help="With the networks of the open world (--protocol open-world).")]
 Again = Annotated[

@@ -91,6 +91,11 @@ def cell(summary: dict[str, Any] | None, digits: int = 3) -> str:
     return f"{summary['mean']:.{digits}f}{half}"
 
 
+def line(*cells: str) -> str:
+    """A row of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
 def _counts(rows: Sequence[dict[str, Any]]) -> str:
     """How many test suspects there are of each side, e.g. `35 derived and 35 independent`; means where it differs."""
     sides = (("positives", "derived"), ("negatives", "independent"))

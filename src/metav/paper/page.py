@@ -13,7 +13,7 @@ import pandas as pd
 from metav import figures, paper
 from metav.paper import plots
 from metav.paper.running import CURVES
-from metav.report import cell
+from metav.report import cell, line
 from metav.storage import write_atomic
 
 NAME = "report.md"
@@ -56,7 +56,7 @@ def write(folder: Path, page: Path | None = None) -> Path:
         parts = {
             part: list(_part(folder, f"{scenario}{part}", page)) for part in ("", "-learning", "-queries", "-models")
         }
-        found = [line for part in parts.values() for line in part]
+        found = [each for part in parts.values() for each in part]
         lines += [
             "",
             f"## {scenario.capitalize()}",
@@ -115,7 +115,7 @@ def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|"
     for row in rows:
         theirs = published.get(row["scheme"], {})
-        yield _line(
+        yield line(
             f"`{row['title']}`",
             cell(row[ARUC]),
             _theirs(theirs, ARUC, scenario),
@@ -133,7 +133,7 @@ def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
     for row in rows:
         construction, verification = SECONDS.get(row["scheme"], ("", "")) if scenario == "skin" else ("", "")
         seconds = cell(row["construct_seconds"], 1), cell(row["verify_seconds"], 2)
-        yield _line(f"`{row['title']}`", seconds[0], construction, seconds[1], verification)
+        yield line(f"`{row['title']}`", seconds[0], construction, seconds[1], verification)
     yield ""
 
 
@@ -155,7 +155,7 @@ def _learning(found: Mapping[str, Any], scenario: str, link: str) -> Iterator[st
         ends = table[table.scheme == scheme].groupby("repetition").last()
         theirs = f"less than {WITHIN}" if (scenario, scheme) == ("skin", "metav") else ""
         shown = "never" if quick is None else f"{quick:.1f}"
-        yield _line(f"`{scheme}`", shown, theirs, f"{ends.aruc.mean():.3f}", f"{ends.seconds.mean():.1f}")
+        yield line(f"`{scheme}`", shown, theirs, f"{ends.aruc.mean():.3f}", f"{ends.seconds.mean():.1f}")
     yield from ("", f"![ARUC and loss against seconds]({link}{scenario}-learning.png)", "")
     for failure in found["failed"]:
         yield from (f"`{failure['scheme']}`, repetition {failure['repetition']}: {failure['error']}", "")
@@ -185,13 +185,9 @@ def _models(rows: Rows, scenario: str, link: str) -> Iterator[str]:
 
 def _swept(rows: Rows, name: str, numbers: Sequence[int]) -> Iterator[str]:
     """ARUC by a number, a column for each."""
-    yield _line("", *map(str, numbers))
+    yield line("", *map(str, numbers))
     yield "|---" * (len(numbers) + 1) + "|"
     for scheme in dict.fromkeys(row["scheme"] for row in rows):
         found: dict[int, Any] = {row[name]: row[ARUC] for row in rows if row["scheme"] == scheme}
-        yield _line(f"`{scheme}`", *(cell(found.get(number)) for number in numbers))
+        yield line(f"`{scheme}`", *(cell(found.get(number)) for number in numbers))
     yield ""
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -48,7 +48,7 @@ class Classifier(nn.Module):
 def resized(x: Tensor, side: int) -> Tensor:
     """Square images (n, channels, h, h) at `side` x `side` pixels, bilinear.
 
-    Where their gradient is wanted, by two products of matrices, which take a third of the time.
+    Where their gradient is wanted, by two products of matrices, which is faster (benchmarks/construction_speed.py).
     """
     if not x.requires_grad:
         return interpolate(x, size=(side, side), mode="bilinear")
