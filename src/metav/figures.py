@@ -90,20 +90,17 @@ def curves(ax: Axes, scores: pd.DataFrame, *, labels: bool = True) -> Axes:
         r.append(evaluation.robustness(positives, thresholds))
         u.append(evaluation.uniqueness(negatives, thresholds))
         both.append(np.minimum(r[-1], u[-1]))
-    ax.fill_between(thresholds, np.mean(both, 0), color=SHADE, linewidth=0)
-    ax.plot(thresholds, np.mean(r, 0), color=POSITIVE, linewidth=2)
-    ax.plot(thresholds, np.mean(u, 0), color=NEGATIVE, linewidth=2)
+    ax.plot(thresholds, np.mean(r, 0), color=POSITIVE, linewidth=2, label="robustness R")
+    ax.plot(thresholds, np.mean(u, 0), color=NEGATIVE, linewidth=2, label="uniqueness U")
+    ax.fill_between(thresholds, np.mean(both, 0), color=SHADE, linewidth=0, label="shaded: mean of min(R, U)")
     ax.set(
         xlabel="threshold on the matching rate",
         ylabel="share of suspects",
         xlim=(-0.01, 1.01),
         ylim=(0, 1.03),
     )
-    if not labels:
-        return ax
-    ax.text(0.3, 0.55, "robustness R", color=POSITIVE, transform=ax.transAxes)
-    ax.text(0.3, 0.48, "uniqueness U", color=NEGATIVE, transform=ax.transAxes)
-    ax.text(0.3, 0.41, "shaded: mean of min(R, U)", color=INK, transform=ax.transAxes)
+    if labels:  # in the colours of their lines, where these leave room
+        ax.legend(loc="best", frameon=False, handlelength=0, handletextpad=0, labelcolor=[POSITIVE, NEGATIVE, INK])
     return ax
 
 
