@@ -28,16 +28,27 @@ from metav.engine import one_thread
 from metav.frozen import CONVOLUTIONS, folded, halved
 from metav.scenarios.base import Scenario
 from metav.scenarios.few_pixels import Convolution
+from metav.scenarios.skin_nets import MEAN, STD, Classifier
 from metav.spec import Model
 
 Sizes = Counter[tuple[int, int, int]]
 
 
+class Plain(Classifier):
+    """Torch's own resizing, channels first."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        mean, std = (x.new_tensor(each)[:, None, None] for each in (MEAN, STD))
+        large = nn.functional.interpolate((x - mean) / std, size=(self.side, self.side), mode="bilinear")
+        found: Tensor = self.net(large)
+        return found
+
+
 def plain(model: nn.Module) -> nn.Module:
-    """As torchvision has it: weights with gradients, channels first, its own convolutions."""
+    """As torchvision has it: weights with gradients, channels first, its own convolutions and resizing."""
     found = copy.deepcopy(model).eval().requires_grad_(True)
-    if hasattr(found, "channels_last"):
-        found.channels_last = False
+    if type(found) is Classifier:
+        found.__class__ = Plain
     for module in found.modules():
         if type(module) is Convolution:
             module.__class__ = nn.Conv2d

@@ -22,6 +22,7 @@ PROTOCOLS = {  # protocol -> heading, and the key of results.json that tells its
 }
 METRICS = {"ARUC": "aruc", "AUC": "auc", "robustness at 100 % uniqueness": "robustness_at_full_uniqueness"}
 USEFUL = "Useful thefts only"
+PAPER = {"skin": "skin-schemes", "warfarin": "paper/warfarin", "fashion": "fashion"}  # folder of the paper's protocol
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -44,7 +45,7 @@ def page(results: Path = RESULTS) -> str:
     lines += ["", f"## {USEFUL}", "", "On the paper's protocol, without thefts that lost more than a tenth of the "]
     lines[-1] += "target's quality."
     for scenario in SCENARIOS:
-        folder = results / "paper" / scenario
+        folder = results / PAPER[scenario]
         lines += ["", f"### {scenario.capitalize()}", ""]
         lines += list(useful(folder)) if folder.exists() else ["Not run yet."]
     return "\n".join(lines) + "\n"

@@ -14,8 +14,9 @@ from metav import schemes
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.schemes.base import CohortModels
-from metav.schemes.cohort_answers import FAR, Answers, Conditioned, candidates, choose, moments, one_by_one
-from metav.scorers.cohort import CLIP, COLUMNS, TINY, CohortRank, columns
+from metav.schemes.cohort import Cohort
+from metav.schemes.cohort_answers import FAR, FOLDS, Answers, Conditioned, candidates, choose, moments, one_by_one
+from metav.scorers.cohort import CLIP, COLUMNS, TINY, CohortMatch, CohortRank, columns
 from metav.stacks import together
 from metav.verification import verify
 
@@ -117,6 +118,9 @@ def test_candidates_are_the_real_data_then_others_in_the_box():
     assert not candidates(ensemble, 60, 0, torch.Generator())[1].logical_not().any()
 
 
+# -- the scorer -----------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="module")
 def made() -> Fingerprint:
     return schemes.get("cohort(pool=200,near=0.4)").construct(tiny.regressors(), queries=20, seed=0)
@@ -141,7 +145,7 @@ def literal_match(x: Tensor, first: int, last: int, kind: str, answers: Tensor) 
         seen = squashed - others.mean(0)  # about the mean of all others, where it was about that of all
         matches.append(seen @ torch.linalg.inv(without) @ (teacher - others.mean(0)))
     cohort = torch.stack(matches)
-    return float(own / (cohort.std() + TINY))
+    return float((own - cohort.mean()) / (cohort.std() + TINY))
 
 
 def test_matches_are_as_written(made):
@@ -152,6 +156,25 @@ def test_matches_are_as_written(made):
         literal_match(made.queries, *view, kind, suspect) for view in views for kind in tiny.regressors().cohort.kinds
     ]
     assert z == pytest.approx(expected, rel=2e-3, abs=2e-3)
+
+
+def test_what_all_teachers_share_matches_the_target_no_better_than_them():
+    """Teachers and target are drawn around one function; a suspect that is this function is nobody's."""
+    found = []
+    for draw in range(20):
+        shared, common = noise(2, 40, 8, seed=4 * draw).float()
+        drawn_ = [
+            shared + noise(count, 40, 8, seed=4 * draw + seed).float() for seed, count in ((1, 40), (2, 1), (3, 30))
+        ]
+        thefts = torch.cat([drawn_[0], drawn_[1].expand(4, -1, -1)])
+        kind = moments(thefts, 40, drawn_[2] + 0.7 * common, 0.2, 0.5)
+        scorer = Cohort()._scorer(Answers(tiny.regressors(), tiny.regressors().cohort, 0.5), [kind], 20)
+        stolen = 0.7 * shared + 0.3 * drawn_[1][0]
+        found.append(scorer.matches(torch.stack([shared, stolen]).flatten(1)))
+    z = torch.stack(found)
+    assert z[:, 0].mean().abs() < 0.7  # of a variable of mean 0 and spread 1
+    assert z[:, 0].std() < 1.5
+    assert z[:, 1].min() > 5
 
 
 def test_no_model_known_as_independent_reaches_the_threshold(made):
@@ -191,6 +214,35 @@ def test_each_known_model_is_met_once_by_queries_and_a_scorer_without_it(teacher
     assert torch.equal(torch.cat(met).flatten(1).sum(1).sort().values, everyone.flatten(1).sum(1).sort().values)
     found = schemes.get("cohort(pool=60)").construct(replace(ensemble, cohort=few), queries=12, seed=0)
     assert 0 <= verify(found, ensemble.target).rate <= 1
+
+
+def test_the_calibration_chooses_queries_and_makes_scorers_without_those_they_meet(monkeypatch):
+    chosen, teachers, met = [], [], []
+    choosing, scoring, matching = Cohort._choose, Cohort._scorer, CohortMatch.matches
+
+    def choose_(self, known, *rest):
+        picked = choosing(self, known, *rest)
+        chosen.append(known.at(picked))
+        return picked
+
+    def scorer_(self, answers, kinds, near):
+        teachers.append(len(kinds[0].c))
+        return scoring(self, answers, kinds, near)
+
+    def matches_(self, answers):
+        met.append(answers)
+        return matching(self, answers)
+
+    monkeypatch.setattr(Cohort, "_choose", choose_)
+    monkeypatch.setattr(Cohort, "_scorer", scorer_)
+    monkeypatch.setattr(CohortMatch, "matches", matches_)
+    schemes.get("cohort(pool=60)").construct(tiny.regressors(), queries=12, seed=0)
+    *parts, whole = chosen
+    assert [known.teachers for known in chosen] == teachers == [36] * FOLDS + [48]
+    assert sum(map(len, met)) == len(whole.independent) + 48 * len(whole.thefts)
+    for known, strangers in zip(parts, met, strict=True):
+        used = torch.cat([known.independent, *known.thefts]).flatten(1)
+        assert not (used[:, None] == strangers).all(2).any()
 
 
 def test_fewer_than_three_teachers_are_a_sentence():

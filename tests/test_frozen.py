@@ -85,6 +85,7 @@ def test_a_relu_before_a_pool_goes_behind_it_unless_others_see_it_too():
             return self.pool(y).mean() + y.mean()
 
     seen = tiny.frozen(Seen())
+    assert norms(folded(seen, IMAGES)) == 0  # it was folded, and the ReLU stayed where it was
     assert isinstance(folded(seen, IMAGES).relu, nn.ReLU)
     torch.testing.assert_close(folded(seen, IMAGES)(IMAGES), seen(IMAGES))
 

@@ -109,7 +109,10 @@ def what_is_left_out(scenario: Scenario, protocol: Protocol, only: Sequence[str]
     else:
         found = [""]
     if only is not None and found == [""]:
-        raise UsageError(f"expected a protocol that leaves something out, got {protocol}: do not say what.")
+        raise UsageError(
+            f"expected a protocol that leaves something out, got {protocol}: leave out --left-out, or "
+            "choose unseen-obfuscation or unseen-architecture."
+        )
     for name in only or ():
         if name not in found:
             raise unknown(f"kind that {protocol} leaves out", name, dict.fromkeys(found))

@@ -183,7 +183,10 @@ class Known:
         return replace(self, thefts=[each[:, inputs] for each in self.thefts], independent=self.independent[:, inputs])
 
     def folds(self) -> Iterator[tuple[Known, Tensor]]:
-        """Parts of teachers and independent models: all but a part, and the answers (models, n, c) of that part."""
+        """Parts of teachers and independent models: all but a part, and the answers (models, n, c) of that part.
+
+        An independent model and one that was made from it may be in two parts; `floor` is that of all teachers.
+        """
         count = min(FOLDS, self.teachers)
         for fold in range(count):
             out, others = (torch.arange(size) % count == fold for size in (self.teachers, len(self.independent)))

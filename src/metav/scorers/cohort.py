@@ -41,10 +41,10 @@ class CohortMatch(nn.Module):
     """Standardised matches of a suspect with the target, of each kind of theft, on three views of the queries.
 
     The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
-    mean and spread of the teachers' answers, S the suspect's deviation from mu in units of sd, squashed:
-    z = S' A F / (spread over the teachers of S_j' A_j T_j), where A_j is A, and S_j is S, without T_j itself. The
-    rate is the mean of the largest three z, each divided by the largest seen on independent models, in units of the
-    same models' largest mean, through a sigmoid.
+    mean and spread of the teachers' answers, S the suspect's deviation from mu in units of sd, squashed: z is S' A F,
+    less the mean and over the spread of S_j' A_j T_j over the teachers, where A_j is A, and S_j is S, without T_j
+    itself. The rate is the mean of the largest three z, each divided by the largest seen on independent models, in
+    units of the same models' largest mean, through a sigmoid.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class CohortMatch(nn.Module):
             own = torch.einsum("mkd,kd->mk", seen, self.get_buffer(f"target_{name}"))
             others = torch.einsum("mkd,kdt->mkt", seen, self.get_buffer(f"cohort_{name}"))
             others = others + self.get_buffer(f"share_{name}")
-            found.append(own / (others.std(-1) + TINY))
+            found.append((own - others.mean(-1)) / (others.std(-1) + TINY))
         return torch.cat(found, 1)
 
     def value(self, answers: Tensor) -> Tensor:
