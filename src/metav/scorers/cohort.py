@@ -41,10 +41,10 @@ class CohortMatch(nn.Module):
     """Standardised matches of a suspect with the target, of each kind of theft, on three views of the queries.
 
     The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
-    mean and spread of the teachers' answers, S the suspect's deviation from mu in units of sd, squashed: z is S' A F,
-    less the mean and over the spread of S_j' A_j T_j over the teachers, where A_j is A, and S_j is S, without T_j
-    itself. The rate is the mean of the largest three z, each divided by the largest seen on independent models, in
-    units of the same models' largest mean, through a sigmoid.
+    mean and spread of the teachers' answers, and S the suspect's deviation from mu in units of sd, squashed: z is by
+    how many of their spreads S' A F is above the mean of the teachers' S_j' A_j T_j, where A_j is A, and S_j is S,
+    without T_j itself. The rate is the mean of the largest three z, each divided by the largest seen on independent
+    models, in units of the same models' largest mean, through a sigmoid.
 
     Parameters
     ----------
