@@ -121,6 +121,22 @@ def test_a_cohort_is_not_shown_what_is_left_out(smoke_zoo):
     assert set(ensemble.cohort.kinds) == set(zoo.cohort.kinds) - left_out
 
 
+def test_a_process_reads_a_cohort_once(smoke_zoo, monkeypatch):
+    zoo = Zoo(smoke_zoo.scenario, smoke_zoo.folder, cohort=True)
+    zoo.build(jobs=1)
+    known = zoo.scenario.suspects
+    first = benchmark.ensemble(zoo, known, cohort=True).cohort
+    read, load = [], Zoo.load
+    monkeypatch.setattr(Zoo, "load", lambda self, lineage: (read.append(lineage), load(self, lineage))[1])
+    again = benchmark.ensemble(Zoo(zoo.scenario, zoo.folder, cohort=True), known, cohort=True).cohort
+    assert set(read) == {"target", *(suspect.lineage for suspect in known)}
+    assert again.kinds == first.kinds
+    fewer = replace(zoo.scenario, cohort=replace(zoo.cohort, kinds={"as it is": ""}))
+    assert list(benchmark.ensemble(Zoo(fewer, zoo.folder, cohort=True), known, cohort=True).cohort.kinds) == [
+        "as it is"
+    ]
+
+
 def test_bench_has_a_row_for_each_that_is_left_out(smoke_zoo, tmp_path):
     where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path)]
     options = ["--protocol", "unseen-obfuscation", "--repeats", "2", "--queries", "6", "--jobs", "1"]

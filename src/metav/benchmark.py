@@ -30,6 +30,7 @@ from metav.zoo import Zoo
 GLANCE = 8  # inputs that show whether a model without batch norm answers the same
 
 _outsiders: dict[str, list[Outsider]] = {}  # by the digest of the target
+_cohorts: dict[tuple[Path, str, str], CohortModels] = {}  # the last that was read: folder, digest of target, plan
 
 
 def _none(_: str) -> bool:
@@ -66,7 +67,7 @@ def ensemble(
         spec=zoo.scenario.spec,
         data=public.x,
         labels=public.y if zoo.scenario.spec.output == "probabilities" else None,
-        cohort=_cohort(zoo, zoo.cohort, left_out) if cohort and zoo.cohort is not None else None,
+        cohort=_part_of_cohort(zoo, zoo.cohort, left_out) if cohort and zoo.cohort is not None else None,
     )
 
 
@@ -75,18 +76,31 @@ def _cheap(zoo: Zoo, lineage: str) -> nn.Module:
     return folded(zoo.load(lineage), zoo.scenario.parts["public"].x[:GLANCE])
 
 
-def _cohort(zoo: Zoo, plan: CohortPlan, left_out: Callable[[str], bool]) -> CohortModels:
-    """The models of a zoo's cohort, as a scheme takes them."""
-    kinds = {kind: plan.lineages(kind) for kind in plan.kinds}
-    return CohortModels(
-        teachers=plan.teachers,
+def _part_of_cohort(zoo: Zoo, plan: CohortPlan, left_out: Callable[[str], bool]) -> CohortModels:
+    """The models of a zoo's cohort, as a scheme takes them, without what is left out."""
+    whole = _cohort(zoo, plan)
+    return replace(
+        whole,
         kinds={
-            kind: together([zoo.load(each) for each in lineages])
-            for kind, lineages in kinds.items()
-            if not left_out(lineages[-1])  # of the target; its teachers are of its architecture always
+            kind: models
+            for kind, models in whole.kinds.items()
+            if not left_out(plan.lineages(kind)[-1])  # of the target; its teachers are of its architecture always
         },
-        others=[zoo.load(each) for each in plan.others if not left_out(each)],
+        others=[model for name, model in zip(plan.others, whole.others, strict=True) if not left_out(name)],
     )
+
+
+def _cohort(zoo: Zoo, plan: CohortPlan) -> CohortModels:
+    """All models of a zoo's cohort: thousands of files, which a process reads once."""
+    key = zoo.folder, zoo.record("target").digest, repr(plan)
+    if key not in _cohorts:
+        _cohorts.clear()
+        _cohorts[key] = CohortModels(
+            teachers=plan.teachers,
+            kinds={kind: together([zoo.load(each) for each in plan.lineages(kind)]) for kind in plan.kinds},
+            others=[zoo.load(each) for each in plan.others],
+        )
+    return _cohorts[key]
 
 
 def construct(
@@ -188,6 +202,8 @@ def _constructed(
         with suppress(MetavError, KeyError):  # damaged, or of a scheme that cannot be loaded: it is made again
             found = Fingerprint.load(kept)
             return found, float(found.provenance["seconds"])
+    if zoo.cohort is not None and schemes.get(cell.scheme).needs.cohort:
+        _cohort(zoo, zoo.cohort)
     start = time.perf_counter()
     made = construct(zoo, cell.scheme, construction, queries=cell.queries, seed=cell.repetition, left_out=left_out)
     seconds = time.perf_counter() - start

@@ -68,8 +68,8 @@ class Score:
 class CellResult:
     """Scores of a cell, one a test suspect, and two timings.
 
-    `construct_seconds` includes loading the suspects to construct from; `verify_seconds` is for asking and scoring all
-    test suspects.
+    `construct_seconds` includes loading the suspects to construct from, but not a cohort, which a process loads once;
+    `verify_seconds` is for asking and scoring all test suspects.
     """
 
     cell: Cell
