@@ -82,7 +82,7 @@ SIZES: Mapping[Profile, Size] = {
         test=2_000,
         epochs={"S": 8, "M": 5, "L": 4, "XL": 6},
         tuning=2,
-        teachers=40,
+        teachers=24,
         copies=4,
         student=5,
     ),

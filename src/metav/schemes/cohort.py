@@ -49,6 +49,8 @@ class Cohort:
     exact
         1 for a p-value that holds for any stranger (`metav.schemes.cohort_exact`): the rate is 1 - p and the threshold
         at p = `level`. Then `independents` decides nothing.
+    level
+        Share of strangers that may be accused; but for `exact`, as far as the known ones are like them.
     valid
         1 for queries that a form accepts: all candidates are the nearest valid rows.
     half
@@ -134,15 +136,15 @@ class Cohort:
         either are told apart from the target more easily than a stranger is.
         """
         known = answers.known(x)
-        found = []
+        found: list[Tensor] = []
         for rest, strangers in known.folds():
             picked = self._choose(rest, real, counts)
             scorer = self._scorer(answers, rest.at(picked).moments(), counts[0])
-            found.append(scorer.matches(strangers[:, picked].flatten(1)))
+            found += [scorer.matches(each[:, :, picked].flatten(2)) for each in strangers if len(each)]
         x = x[self._choose(known, real, counts)]
         answers.half = False  # suspects are not asked in it either
         scorer = self._scorer(answers, answers.known(x).moments(), counts[0])
-        scorer.calibrate(torch.cat(found))
+        scorer.calibrate(found)
         return x, scorer
 
     def _choose(self, known: Known, real: Tensor, counts: tuple[int, int]) -> list[int]:
@@ -152,7 +154,7 @@ class Cohort:
         """The scorer of some moments, not calibrated. The match of a teacher is by mean and Sigma of all others."""
         queries, size = kinds[0].mu.shape
         teachers = len(kinds[0].c)
-        scorer = CohortMatch(queries, near, size, len(kinds), teachers, answers.ensemble.spec.output)
+        scorer = CohortMatch(queries, near, size, len(kinds), teachers, answers.ensemble.spec.output, self.level)
         for row, kind in enumerate(kinds):
             scorer.mu[row], scorer.sd[row] = kind.mu.flatten(), kind.sd.flatten()
             for name, (first, last) in scorer.views().items():

@@ -182,9 +182,10 @@ class Known:
         """The answers to some of the inputs."""
         return replace(self, thefts=[each[:, inputs] for each in self.thefts], independent=self.independent[:, inputs])
 
-    def folds(self) -> Iterator[tuple[Known, Tensor]]:
-        """Parts of teachers and independent models: all but a part, and the answers (models, n, c) of that part.
+    def folds(self) -> Iterator[tuple[Known, tuple[Tensor, Tensor]]]:
+        """Parts of teachers and independent models: all but a part, and the answers of that part.
 
+        These are (models, 1, n, c) of its independent models and (teachers, K, n, c) of the thefts from its teachers.
         An independent model and one that was made from it may be in two parts; `floor` is that of all teachers.
         """
         count = min(FOLDS, self.teachers)
@@ -197,7 +198,8 @@ class Known:
                 independent=self.independent[~others],
                 teachers=self.teachers - int(out.sum()),
             )
-            yield rest, torch.cat([self.independent[others], *(each[: self.teachers][out] for each in self.thefts)])
+            thefts = torch.stack([each[: self.teachers][out] for each in self.thefts], 1)
+            yield rest, (self.independent[others, None], thefts)
 
 
 class Answers:

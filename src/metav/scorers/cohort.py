@@ -7,6 +7,8 @@ target stands out. Each kind of theft was applied to target and teachers alike, 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +18,9 @@ COLUMNS = 8  # of one image: projections of its pixels
 LEAST = 1e-3  # probabilities below are taken for it: what an API that rounds, or leaves classes out, may hide
 CLIP = 2.0  # deviations are squashed to so many of the cohort's spreads
 TOP = 3  # largest matches that are averaged
-MIDDLE, SLOPE = 1.2, 20.0  # of the sigmoid: a rate of 0.5 is 1.2 times the largest value of those known as independent
-LEAST_Z = 2.5  # what tau is at least: a handful of independent models may all be far from the target by chance
+SLOPE = 2.0  # of the sigmoid, in units of the law of strangers' values
+EULER = 0.5772156649  # mean of Gumbel's law of scale 1 at 0
+LEAST_SPREAD = 1.0  # of strangers' matches; a handful of models may all be near the mean by chance
 TINY = 1e-3  # of a spread of matches
 
 
@@ -43,8 +46,9 @@ class CohortMatch(nn.Module):
     The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
     mean and spread of the teachers' answers, and S the suspect's deviation from mu in units of sd, squashed: z is by
     how many of their spreads S' A F is above the mean of the teachers' S_j' A_j T_j, where A_j is A, and S_j is S,
-    without T_j itself. The rate is the mean of the largest three z, each divided by the largest seen on independent
-    models, in units of the same models' largest mean, through a sigmoid.
+    without T_j itself. Each z is divided by its spread over models that are known as strangers; the mean of the largest
+    three is the suspect's value. Strangers' values follow an extreme-value law (Gumbel), which is fitted to the known
+    ones; the rate is 0.5 where a share `level` of them is expected to lie above.
 
     Parameters
     ----------
@@ -54,6 +58,8 @@ class CohortMatch(nn.Module):
         K and the number of teachers.
     output
         What an answer is, as in `Spec`.
+    level
+        Share in (0, 1) of strangers that may be accused.
     """
 
     kind = "cohort-match"
@@ -61,13 +67,16 @@ class CohortMatch(nn.Module):
     sd: Tensor  # (K, N size)
     # besides, for each view of w columns: target_VIEW (K, w), which is A F, and cohort_VIEW (K, w, teachers), A_j T_j,
     # and share_VIEW (K, teachers): (S_j - S)' A_j T_j, as mu without T_j is another
-    tau: Tensor  # (3 K): largest z of independent models, by view and kind
-    top: Tensor  # (): their largest mean of the largest three
+    spread: Tensor  # (3 K): of strangers' z, by view and kind
+    location: Tensor  # (): of the law of strangers' values
+    scale: Tensor  # (): of the same
 
-    def __init__(self, queries: int, near: int, size: int, kinds: int, teachers: int, output: str) -> None:
+    def __init__(
+        self, queries: int, near: int, size: int, kinds: int, teachers: int, output: str, level: float
+    ) -> None:
         super().__init__()
         self.queries, self.near, self.size, self.output = queries, near, size, output
-        self.kinds, self.teachers = kinds, teachers
+        self.kinds, self.teachers, self.level = kinds, teachers, level
         width = queries * size
         self.register_buffer("mu", torch.zeros(kinds, width))
         self.register_buffer("sd", torch.ones(kinds, width))
@@ -75,8 +84,9 @@ class CohortMatch(nn.Module):
             self.register_buffer(f"target_{name}", torch.zeros(kinds, last - first))
             self.register_buffer(f"cohort_{name}", torch.zeros(kinds, last - first, teachers))
             self.register_buffer(f"share_{name}", torch.zeros(kinds, teachers))
-        self.register_buffer("tau", torch.ones(len(self.views()) * kinds))
-        self.register_buffer("top", torch.ones(()))
+        self.register_buffer("spread", torch.ones(len(self.views()) * kinds))
+        self.register_buffer("location", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
 
     def views(self) -> dict[str, tuple[int, int]]:
         """First column of each view, and the first that is no more of it."""
@@ -84,38 +94,44 @@ class CohortMatch(nn.Module):
         return {"near": (0, near), "far": (near, width), "all": (0, width)}
 
     def matches(self, answers: Tensor) -> Tensor:
-        """Matches z (models, 3 K) of models' answers (models, N size)."""
-        squashed = CLIP * torch.tanh((answers[:, None] - self.mu) / self.sd / CLIP)
+        """Matches z (..., 3 K) of models' answers (..., N size)."""
+        squashed = CLIP * torch.tanh((answers[..., None, :] - self.mu) / self.sd / CLIP)
         found = []
         for name, (first, last) in self.views().items():
             seen = squashed[..., first:last]
-            own = torch.einsum("mkd,kd->mk", seen, self.get_buffer(f"target_{name}"))
-            others = torch.einsum("mkd,kdt->mkt", seen, self.get_buffer(f"cohort_{name}"))
+            own = torch.einsum("...kd,kd->...k", seen, self.get_buffer(f"target_{name}"))
+            others = torch.einsum("...kd,kdt->...kt", seen, self.get_buffer(f"cohort_{name}"))
             others = others + self.get_buffer(f"share_{name}")
             found.append((own - others.mean(-1)) / (others.std(-1) + TINY))
-        return torch.cat(found, 1)
+        return torch.cat(found, -1)
 
-    def value(self, answers: Tensor) -> Tensor:
-        """What the rate is made of, of models' answers (models, N size); 1 is the largest that the calibration met."""
-        return self._largest(self.matches(answers) / self.tau) / self.top
+    def value(self, matches: Tensor) -> Tensor:
+        """What the rate is made of, from matches (..., 3 K)."""
+        return (matches / self.spread).topk(min(TOP, len(self.spread))).values.mean(-1)
 
-    def _largest(self, relative: Tensor) -> Tensor:
-        return relative.topk(min(TOP, len(self.tau)), 1).values.mean(1)
+    def calibrate(self, matches: Sequence[Tensor]) -> None:
+        """Learn how strangers match from some that are known: (n, thefts, 3 K) of n models and the thefts from each.
 
-    def calibrate(self, matches: Tensor) -> None:
-        """Set `tau` and `top` by the matches (models, 3 K) of models that are not derived from the target."""
-        self.tau.copy_(matches.amax(0).clamp_min(LEAST_Z))
-        self.top.copy_(self._largest(matches / self.tau).amax())
+        The law is that of the largest value of a model and what was made from it (Gumbel's, by its first two moments).
+        """
+        self.spread.copy_(torch.cat([each.flatten(0, 1) for each in matches]).std(0).clamp_min(LEAST_SPREAD))
+        values = torch.cat([self.value(each).amax(1) for each in matches])
+        self.scale.copy_(values.std() * 6**0.5 / math.pi)
+        self.location.copy_(values.mean() - EULER * self.scale)
+
+    def above(self, matches: Tensor) -> Tensor:
+        """How far matches (..., 3 K) are above what a share `level` of strangers exceeds, in the law's scale."""
+        return (self.value(matches) - self.location) / self.scale + math.log(-math.log1p(-self.level))
 
     def rate(self, outputs: Tensor) -> float:
         """Matching rate in [0, 1] of outputs (N, *output_shape)."""
         with torch.no_grad():
-            value = self.value(columns(outputs, self.output).flatten()[None])
-            return float(torch.sigmoid(SLOPE * (value - MIDDLE))[0])
+            above = self.above(self.matches(columns(outputs, self.output).flatten()))
+            return float(torch.sigmoid(SLOPE * above))
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the constructor."""
-        names = ("queries", "near", "size", "kinds", "teachers", "output")
+        names = ("queries", "near", "size", "kinds", "teachers", "output", "level")
         return {name: getattr(self, name) for name in names}
 
 
