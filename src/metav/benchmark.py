@@ -91,7 +91,7 @@ def _part_of_cohort(zoo: Zoo, plan: CohortPlan, left_out: Callable[[str], bool])
 
 
 def _cohort(zoo: Zoo, plan: CohortPlan) -> CohortModels:
-    """All models of a zoo's cohort: thousands of files, which a process reads once."""
+    """All models of a zoo's cohort: thousands of files, which a process reads once, whatever becomes of them then."""
     key = zoo.folder, zoo.record("target").digest, repr(plan)
     if key not in _cohorts:
         _cohorts.clear()

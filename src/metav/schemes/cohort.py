@@ -50,7 +50,9 @@ class Cohort:
         1 for a p-value that holds for any stranger (`metav.schemes.cohort_exact`): the rate is 1 - p and the threshold
         at p = `level`. Then `independents` decides nothing.
     level
-        Share of strangers that may be accused; but for `exact`, as far as the known ones are like them.
+        Share of strangers that may be accused, at most. With `exact` that holds for all of them, else as far as they
+        are like the independent models and teachers that the construction knows. With few teachers or queries even
+        the target may not reach a small level: give more, or choose a larger one.
     valid
         1 for queries that a form accepts: all candidates are the nearest valid rows.
     half
@@ -142,7 +144,7 @@ class Cohort:
             scorer = self._scorer(answers, rest.at(picked).moments(), counts[0])
             found += [scorer.matches(each[:, :, picked].flatten(2)) for each in strangers if len(each)]
         x = x[self._choose(known, real, counts)]
-        answers.half = False  # suspects are not asked in it either
+        answers = Answers(answers.ensemble, answers.cohort, self.independents)  # suspects are asked in float32 too
         scorer = self._scorer(answers, answers.known(x).moments(), counts[0])
         scorer.calibrate(found)
         return x, scorer

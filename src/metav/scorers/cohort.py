@@ -59,7 +59,7 @@ class CohortMatch(nn.Module):
     output
         What an answer is, as in `Spec`.
     level
-        Share in (0, 1) of strangers that may be accused.
+        Share in (0, 1) of strangers that may be accused, each with all that was stolen from it: at most so many.
     """
 
     kind = "cohort-match"
@@ -116,7 +116,7 @@ class CohortMatch(nn.Module):
         """
         self.spread.copy_(torch.cat([each.flatten(0, 1) for each in matches]).std(0).clamp_min(LEAST_SPREAD))
         values = torch.cat([self.value(each).amax(1) for each in matches])
-        self.scale.copy_(values.std() * 6**0.5 / math.pi)
+        self.scale.copy_((values.std() * 6**0.5 / math.pi).clamp_min(TINY))
         self.location.copy_(values.mean() - EULER * self.scale)
 
     def above(self, matches: Tensor) -> Tensor:
