@@ -123,6 +123,16 @@ def test_fingerprint_then_inspect(smoke_zoo, tmp_path, capsys):
         assert fact in shown
 
 
+def test_a_fingerprint_that_misses_its_own_target_says_so(smoke_zoo, tmp_path, capsys):
+    where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--queries", "6"]
+    said = "expected a fingerprint that recognises its own target, got a rate of 0.0000 with a threshold of"
+    for level, warned in (("1e-12", True), ("0.5", False)):
+        out = tmp_path / f"{level}.safetensors"
+        assert main(["fingerprint", "warfarin", *where, "--scheme", f"cohort(level={level})", "--out", str(out)]) == 0
+        assert (said in capsys.readouterr().err) is warned
+        assert verify(Fingerprint.load(out), smoke_zoo.load("target")).derived is not warned
+
+
 def test_zoo_list_and_verify(smoke_zoo, capsys):
     where = ["warfarin", "--profile", "smoke", "--zoo", str(smoke_zoo.folder)]
     assert main(["zoo", "list", *where]) == 0

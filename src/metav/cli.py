@@ -175,6 +175,11 @@ def fingerprint(
     fill(found, jobs)
     made = benchmark.construct(found, scheme, found.scenario.suspects, queries=queries, seed=seed)
     digest = made.save(out)
+    if made.reference is not None and (rate := made.score(made.reference)) <= made.threshold:
+        complain(
+            f"expected a fingerprint that recognises its own target, got a rate of {rate:.4f} with a threshold "
+            f"of {made.threshold:.4f}: use more --queries, or more models."
+        )
     output().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
     return 0
 
