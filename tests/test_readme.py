@@ -125,6 +125,8 @@ def test_where_the_cohort_falls_short_is_what_the_committed_results_say():
     assert f"robustness at 100 % uniqueness {cell(row['robustness_at_full_uniqueness'])}" in text
     assert f"{row['false_accusations']['mean']:.1f} false accusations of {row['negatives']}" in text
     shares = {name: found["recognised"] for name, found in row["by_lineage"].items() if found["positive"]}
+    assert shares.pop("RTAL") == 0.5
+    assert "half of those that were retrained as a whole" in text
     assert all(share == (not name.startswith("Distillation")) for name, share in shares.items())
     assert row["command"] in text
 
