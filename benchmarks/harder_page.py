@@ -22,7 +22,7 @@ PROTOCOLS = {  # protocol -> heading, and the key of results.json that tells its
 }
 METRICS = {"ARUC": "aruc", "AUC": "auc", "robustness at 100 % uniqueness": "robustness_at_full_uniqueness"}
 USEFUL = "Useful thefts only"
-PAPER = {"skin": "skin-schemes", "warfarin": "paper/warfarin", "fashion": "paper/fashion"}  # folder of the paper's protocol
+PAPER = {"skin": "skin-schemes", "warfarin": "paper/warfarin", "fashion": "paper/fashion"}  # folders of its protocol
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -82,6 +82,18 @@ def test_the_open_world_table_is_that_of_the_committed_results(file):
     assert rows[0]["command"] in text
 
 
+@pytest.mark.parametrize("scenario", ["skin", "fashion"])
+def test_what_schemes_meet_in_the_open_world_of_images_is_what_the_committed_results_say(scenario):
+    text = (ROOT / "docs" / "cohort.md").read_text().replace("*", "")
+    rows = json.loads((ROOT / "results" / f"{scenario}-open-world" / "results.json").read_text())
+    assert " | ".join(f"`{row['title']}`" for row in rows) in text
+    for key, digits in {"auc": 3, "robustness_at_full_uniqueness": 3, "false_accusations": 1, "missed": 1}.items():
+        assert " | ".join(cell(row[key], digits) for row in rows) in text, key
+    assert f"({rows[0]['negatives']} independent" in text
+    assert f"{rows[0]['positives']} thefts" in text
+    assert rows[0]["command"] in text
+
+
 def test_the_harder_tables_are_rendered_from_the_committed_results(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
