@@ -150,7 +150,7 @@ def forms():
 
 
 @pytest.mark.parametrize(
-    "text", ["metav(iterations=400,lr=0.01,valid=1)", "liteguard(lr=0.01,valid=1)", "cohort(pool=40,valid=1)"]
+    "text", ["metav(iterations=400,lr=0.01,valid=1)", "liteguard(lr=0.01,valid=1)", "cohort(pool=40,level=0.1,valid=1)"]
 )
 def test_a_scheme_asked_for_valid_queries_makes_no_others(text, tmp_path):
     ensemble = forms()
