@@ -180,16 +180,18 @@ def test_what_all_teachers_share_matches_the_target_no_better_than_them():
 def test_no_model_known_as_independent_reaches_the_threshold(made):
     ensemble = tiny.regressors()
     assert all(verify(made, model).rate < 0.5 for model in ensemble.negatives)
+    answers = torch.stack([model(made.queries).flatten() for model in ensemble.negatives])
+    assert made.scorer.above(made.scorer.matches(answers)).max() < 0
     assert verify(made, ensemble.target).rate > 0.95
 
 
 def test_a_stranger_is_not_matched_and_a_theft_is():
     ensemble = tiny.regressors()
     many = tiny.cohort(ensemble.target, lambda seed: tiny.frozen(tiny.regressor(seed)), tiny.regressor, teachers=96)
-    found = schemes.get("cohort(pool=200,level=0.05)").construct(replace(ensemble, cohort=many), queries=20, seed=0)
+    found = schemes.get("cohort(pool=200,level=0.02)").construct(replace(ensemble, cohort=many), queries=20, seed=0)
     strangers = [tiny.frozen(tiny.regressor(seed)) for seed in range(900, 960)]
     thefts = [tiny.near(ensemble.target, tiny.regressor(0), seed) for seed in range(700, 720)]
-    assert sum(verify(found, model).derived for model in strangers) <= 6  # a tenth, at a level of a twentieth
+    assert sum(verify(found, model).derived for model in strangers) <= 2  # calibrated on 96 teachers
     assert all(verify(found, model).derived for model in thefts)
 
 
@@ -254,7 +256,7 @@ def test_a_level_is_the_share_of_strangers_that_are_accused():
     for level in (0.1, 0.01):
         scorer = CohortMatch(queries=1, near=0, size=1, kinds=1, teachers=3, output="regression", level=level).double()
         scorer.calibrate([values[:2000].expand(-1, -1, 3)])
-        assert scorer.location / scorer.spread[0] ** -1 == pytest.approx(5, rel=0.05)
+        assert scorer.location * scorer.spread[0] == pytest.approx(5, rel=0.05)
         above = scorer.above(values[2000:, 0].expand(-1, 3))
         assert (above > 0).double().mean() == pytest.approx(level, rel=0.4)
 

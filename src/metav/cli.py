@@ -178,7 +178,7 @@ def fingerprint(
     if made.reference is not None and (rate := made.score(made.reference)) <= made.threshold:
         complain(
             f"expected a fingerprint that recognises its own target, got a rate of {rate:.4f} with a threshold "
-            f"of {made.threshold:.4f}: use more --queries, or more models."
+            f"of {made.threshold:.4f}: use more --queries, more models, or a larger level where the scheme has one."
         )
     output().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
     return 0

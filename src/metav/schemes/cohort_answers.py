@@ -203,7 +203,7 @@ class Known:
 
 
 class Answers:
-    """The answers of all models that a construction may ask, as columns; in bfloat16 as long as `half` is set."""
+    """The answers of all models that a construction may ask, as columns; in bfloat16 with `half`."""
 
     def __init__(self, ensemble: Ensemble, cohort: CohortModels, weight: float, *, half: bool = False) -> None:
         self.ensemble, self.cohort, self.weight, self.half = ensemble, cohort, weight, half
