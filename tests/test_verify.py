@@ -39,8 +39,27 @@ def test_the_verdict_is_printed_and_is_the_exit_code(made, file, derived, code, 
         assert main(["verify", file, f"{server.url}/v2/models/m", "--json"]) == code
     facts = json.loads(capsys.readouterr().out)
     assert facts["rate"] == pytest.approx(verify(made, model).rate, abs=1e-5)
-    assert (facts["queries"], facts["fingerprint"]) == (23, made.digest)
+    assert (facts["queries"], facts["fingerprint"], facts["p_value"]) == (23, made.digest, None)
     assert facts["about"]["protocol"].startswith("Open Inference Protocol v2")
+
+
+def test_the_p_value_is_printed_where_the_fingerprint_has_it(tmp_path, capsys):
+    ensemble = tiny.regressors()
+    found = get("cohort(pool=100,exact=1,level=0.1)").construct(ensemble, queries=20, seed=0)
+    found.save(tmp_path / "fp.safetensors")
+    p_value = found.scorer.p_value(ensemble.target(found.queries))
+    assert 0 < p_value <= 0.1
+    with serving(ensemble.target) as server:
+        url = f"{server.url}/v2/models/m"
+        command = ["verify", str(tmp_path / "fp.safetensors")]
+        assert main([*command, url]) == 10
+        assert f"(p-value of a false accusation {p_value:.4f}, matching rate" in capsys.readouterr().out
+        assert main([*command, url, "--json"]) == 10
+        assert json.loads(capsys.readouterr().out)["p_value"] == pytest.approx(p_value)
+        (tmp_path / "list.csv").write_text(f"suspect\n{url}\n")
+        main([*command, "--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "verdicts.csv")])
+    with (tmp_path / "verdicts.csv").open(newline="") as rows:
+        assert [float(row["p_value"]) for row in csv.DictReader(rows)] == [pytest.approx(p_value)]
 
 
 def test_without_a_suspect_the_ledger_is_judged(file, tmp_path, capsys):

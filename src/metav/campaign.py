@@ -20,7 +20,7 @@ from metav.fingerprint import Fingerprint
 from metav.verification import Verdict, verify
 
 REPEAT = 3  # queries asked a second time: three answers that stay the same are no chance
-FIELDS = ("suspect", "verdict", "rate", "threshold", "queries", "seconds", "remarks", "campaign")
+FIELDS = ("suspect", "verdict", "rate", "threshold", "p_value", "queries", "seconds", "remarks", "campaign")
 DERIVED, INDEPENDENT, FAILED = "evidence of copying", "no evidence of copying", "could not complete"
 
 
@@ -45,7 +45,7 @@ class Outcome:
         found |= {"suspect": self.suspect, "verdict": self.word}
         if self.verdict is None:
             return {**found, "remarks": str(self.error)}
-        facts = {name: getattr(self.verdict, name) for name in ("rate", "threshold", "queries", "seconds")}
+        facts = {name: getattr(self.verdict, name) for name in ("rate", "threshold", "p_value", "queries", "seconds")}
         return {**found, **facts, "remarks": "; ".join(self.verdict.remarks)}
 
 

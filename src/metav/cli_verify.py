@@ -87,6 +87,7 @@ def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, 
         "verdict": word,
         "rate": verdict.rate,
         "threshold": verdict.threshold,
+        "p_value": verdict.p_value,
         "queries": verdict.queries,
         "seconds": verdict.seconds,
         "remarks": list(verdict.remarks),
@@ -96,9 +97,10 @@ def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, 
     if as_json:
         output().print_json(json.dumps(facts))
     else:
+        p_value = "" if verdict.p_value is None else f"p-value of a false accusation {verdict.p_value:.4f}, "
         output().print(
-            f"{facts['suspect']}: {word} (matching rate {verdict.rate:.4f}, threshold {verdict.threshold:.4f}, "
-            f"{verdict.queries} queries, {verdict.seconds:.2f} s)",
+            f"{facts['suspect']}: {word} ({p_value}matching rate {verdict.rate:.4f}, "
+            f"threshold {verdict.threshold:.4f}, {verdict.queries} queries, {verdict.seconds:.2f} s)",
             soft_wrap=True,
             highlight=False,
             markup=False,

@@ -13,6 +13,7 @@ from torch import Tensor
 from metav import storage
 from metav.errors import IntegrityError, SuspectError, UsageError
 from metav.scorers import Scorer, rebuild
+from metav.scorers.cohort import CohortRank
 from metav.spec import Spec
 
 FORMAT = 1
@@ -94,6 +95,10 @@ class Fingerprint:
                 "cannot be judged on these answers."
             )
         return rate
+
+    def p_value(self, outputs: Tensor) -> float | None:
+        """P-value in (0, 1] of a false accusation, from outputs as `score` takes them; None where a scheme has none."""
+        return self.scorer.p_value(outputs.to(torch.float32)) if isinstance(self.scorer, CohortRank) else None
 
     @property
     def digest(self) -> str:

@@ -23,14 +23,17 @@ class Verdict:
     """Outcome of one verification.
 
     `rate` is the matching rate in [0, 1]; `derived` is True when it is above `threshold`. `queries` counts what the
-    suspect was asked, `seconds` is the time for asking and scoring. `remarks` say how its answers were converted, and
-    whether they changed from one time to the next. `about` is what an endpoint reports about itself.
+    suspect was asked, `seconds` is the time for asking and scoring. `p_value` in (0, 1] is how often a stranger would
+    match the target at least as well, where the fingerprint tells: `cohort(exact=1)`. `remarks` say how its answers
+    were converted, and whether they changed from one time to the next. `about` is what an endpoint reports about
+    itself.
     """
 
     rate: float
     threshold: float
     queries: int
     seconds: float
+    p_value: float | None = None
     remarks: tuple[str, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict, hash=False)
 
@@ -89,11 +92,13 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
                     f"{min(rates):.3f} to {max(rates):.3f} around the threshold of {fingerprint.threshold:.3f}: no "
                     "verdict can be given on this suspect."
                 )
-            rate = fingerprint.score(torch.stack(rounds).mean(0))
+            outputs = torch.stack(rounds).mean(0)
+            rate = fingerprint.score(outputs)
             remarks += (f"answers change: asked {ROUNDS} times, rates from {min(rates):.3f} to {max(rates):.3f}",)
     return Verdict(
         rate=rate,
         threshold=fingerprint.threshold,
+        p_value=fingerprint.p_value(outputs),
         queries=asked,
         seconds=time.perf_counter() - start,
         remarks=remarks,
