@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
@@ -15,8 +16,18 @@ from metav.errors import UsageError
 from metav.optim import SGD, Adam
 from metav.scenarios import Suspect
 from metav.suspects import Distillation, parse
-from metav.suspects.base import Draft, Training
-from metav.suspects.facade import AnswerNoise, Blurring, Clipping, Compression, Rescaling, Rounding, Tempering
+from metav.suspects.base import Draft, Training, layers
+from metav.suspects.facade import (
+    AnswerNoise,
+    Blurring,
+    Clipping,
+    Compression,
+    Rescaling,
+    Rounding,
+    Squeezing,
+    Tempering,
+)
+from metav.suspects.fine_pruning import cut_off
 from metav.suspects.perturbation import Quantisation, WeightNoise
 from metav.training import (
     Objective,
@@ -66,6 +77,49 @@ def test_weight_noise_is_of_the_asked_size_and_a_function_of_the_seed():
     assert not torch.equal(after, other[0].weight)
 
 
+class Echo(nn.Module):
+    """Hidden units, each active as much as the input that it sees; one of them on both sides of zero."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Identity(), last
+
+    def forward(self, x):
+        return self.last(self.hidden(x))
+
+
+@pytest.mark.parametrize(
+    ("last", "axis"),
+    [(nn.Linear(4, 3), 1), (nn.Conv2d(4, 3, 3), 1), (nn.ConvTranspose2d(4, 3, 3), 0)],
+    ids=["linear", "convolution", "transposed"],
+)
+def test_fine_pruning_cuts_off_the_units_that_do_least(last, axis):
+    size = torch.tensor([3.0, 0.1, 2.0, 0.2])
+    x = torch.stack([size, torch.tensor([-3.0, 0.1, 2.0, 0.2])])  # the first unit is 0 on average, but not dormant
+    x = x if axis == 1 and last.weight.dim() == 2 else x[:, :, None, None].expand(-1, -1, 5, 5)
+    model = Echo(last)
+    before = last.weight.detach().clone()
+    cut_off(model, 0.5, x)
+    after = last.weight.detach().movedim(axis, 0)
+    assert (after[[1, 3]] == 0).all()
+    assert torch.equal(after[[0, 2]], before.movedim(axis, 0)[[0, 2]])
+
+
+def test_a_fine_pruned_model_is_tuned_and_stays_pruned(warfarin, tmp_path):
+    """Its dormant units are those of the public data, and it learns after that."""
+    text = "target>fineprune(public,2ep,lr=0.001,batch=64,seed=1,dormant=0.5)"
+    zoo = Zoo(replace(warfarin, suspects=(Suspect(lineage=text, family="", positive=True),)), tmp_path)
+    zoo.build(jobs=1)
+    target, model = zoo.load("target"), zoo.load(text)
+    expected = deepcopy(target)
+    cut_off(expected, 0.5, warfarin.parts["public"].x)
+    (_, last), (_, pruned) = layers(model)[-1], layers(expected)[-1]
+    dormant = (pruned.weight == 0).all(0)
+    assert dormant.sum() == round(0.5 * len(dormant))
+    assert torch.equal((last.weight == 0).all(0), dormant)
+    assert not torch.equal(last.weight, pruned.weight)
+
+
 # -- answers -------------------------------------------------------------------------------------------------------
 
 ANSWERS = torch.tensor([[12.4], [-3.0], [88.0]])
@@ -99,6 +153,18 @@ def test_tempered_probabilities_are_those_of_divided_logits():
     found = Tempering(temperature=2.5).changed(logits.softmax(-1))
     assert torch.allclose(found, (logits / 2.5).softmax(-1), atol=1e-6)
     assert Tempering(temperature=2).changed(torch.tensor([[1.0, 0.0]])).isfinite().all()
+
+
+def test_a_temperature_of_one_makes_probabilities_of_noisy_ones():
+    noisy = torch.tensor([[0.7, 0.35, -0.02], [0.2, 0.3, 0.5]])
+    found = Tempering(temperature=1).changed(noisy)
+    assert torch.allclose(found, torch.tensor([[2 / 3, 1 / 3, 0.0], [0.2, 0.3, 0.5]]), atol=1e-6)
+
+
+def test_squeezed_inputs_have_few_values_and_answers_are_not_changed():
+    x = torch.tensor([[0.3, -0.99, 0.06], [1.0, 0.0, 0.1]])
+    model = Squeezing(unit=0.25).wrap(nn.Identity())
+    assert model(x).tolist() == [[0.25, -1.0, 0.0], [1.0, 0.0, 0.0]]
 
 
 def test_blurred_images_are_what_a_gaussian_makes_of_them():
@@ -149,6 +215,8 @@ def test_a_zoo_keeps_and_gives_back_a_model_behind_a_facade(warfarin, tmp_path):
         ("rescaled(scale=-1)", "finite scale above 0"),
         ("tempered(0)", "finite temperature above 0"),
         ("blurred(0)", "finite size above 0"),
+        ("squeezed(0)", "finite unit above 0"),
+        ("fineprune(public,2ep,lr=0.001,batch=64,seed=1,dormant=1)", "a pruning ratio above 0 and below 1"),
         ("compressed(0)", "a quality from 1 to 95, got 0"),
         ("ftal(public,3ep,lr=0.1,batch=8,seed=1,adversarial=-1)", "adversarial change of at least 0"),
         ("ftal(public,3ep,lr=0.1,batch=8,seed=1,optimiser=adamm)", "did you mean 'adam'"),

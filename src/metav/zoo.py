@@ -341,7 +341,11 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
         together = "+".join(zoo.identity(text) for text in group)  # a stack's state is that of all its members
         drafts = [_draft(zoo, zoo.scenario.lineage(text), together) for text in group]
         data = {draft.training.data for draft in drafts if draft.training is not None}
-        zoo.scenario.fit(drafts, {**zoo.scenario.parts, **{name: zoo.scenario.part(name) for name in data}})
+        parts = {**zoo.scenario.parts, **{name: zoo.scenario.part(name) for name in data}}
+        for draft in drafts:
+            if draft.prepare is not None and draft.training is not None:
+                draft.prepare(parts[draft.training.data].x)
+        zoo.scenario.fit(drafts, parts)
         seconds = (time.perf_counter() - start) / len(group)
         models = dict(zip(group, (draft.model for draft in drafts), strict=True))
         target = models["target"] if "target" in models else zoo.load("target")

@@ -56,15 +56,17 @@ THEFTS = [
         )
     ),
     ("pruned and tuned", f"wp(0.8)>ftal(public,3ep,lr=0.0003,{TUNING})"),
+    *(("fine-pruning", f"fineprune(public,3ep,lr=0.0003,{TUNING},dormant={share})") for share in (0.5, 0.8)),
     ("fewer bits", "quantise(8)"),
     ("fewer bits", "quantise(5)"),
     ("weight noise", "jitter(0.1,seed=1)"),
     ("changed answers", "rounded(0.01)"),
     ("changed answers", "rounded(0.1)"),
     ("changed answers", "tempered(2)"),
-    ("changed answers", "noisy(0.02,seed=1)"),
+    ("changed answers", "noisy(0.02,seed=1)>tempered(1)"),
     ("changed images", "blurred(1)"),
     ("changed images", "compressed(50)"),
+    ("changed images", "squeezed(0.125)"),
 ]
 
 

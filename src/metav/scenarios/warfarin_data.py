@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from functools import cache
 
 import numpy as np
 import torch
@@ -30,15 +31,35 @@ OWN, PUBLIC = 2350, 2350  # the remaining 1,041 are the test part
 def parts() -> dict[str, Part]:
     """IWPC patients as own, public and test parts, features scaled to [-1, 1]; irrelevant tables."""
     x, y = _iwpc()
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(x))
-    own, public, test = np.split(order, [OWN, OWN + PUBLIC])
-    low, high = x[own].min(0), x[own].max(0)
+    own, public, test = _split()
+    low, high = _range(x[own])
     parts = {
         name: _part(x[rows], y[rows], low, high) for name, rows in (("own", own), ("public", public), ("test", test))
     }
     for name, (features, values) in _irrelevant_tables().items():
         parts[name] = _part(features, values, features.min(0), features.max(0))
     return parts
+
+
+def natural(x: Tensor) -> Tensor:
+    """Features of patients (n, 31) as they were before scaling: cm, kg, and 0 or 1."""
+    low, high = map(torch.from_numpy, _own_range())
+    return low + (x + 1) / 2 * (high - low)
+
+
+def _split() -> list[NDArray[np.int64]]:
+    """Rows of the own, the public and the test part."""
+    return np.split(np.random.default_rng(SPLIT_SEED).permutation(PATIENTS), [OWN, OWN + PUBLIC])
+
+
+@cache
+def _own_range() -> Table:
+    return _range(_iwpc()[0][_split()[0]])
+
+
+def _range(x: NDArray[np.float32]) -> Table:
+    """Least and largest values (31,) of the features of patients (n, 31)."""
+    return x.min(0), x.max(0)
 
 
 def _part(x: NDArray[np.float32], y: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]) -> Part:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metav.scenarios.base import Outsider, Suspect, mixtures, stolen
+from metav.scenarios.warfarin_formulas import formulas
 from metav.spec import Model
 from metav.training import Part
 
@@ -84,8 +85,10 @@ THEFTS = [
             "30ep,lr=0.001,decay=0.3",
             "10ep,lr=0.003",
             "10ep,lr=0.0005,optimiser=sgd",
+            "10ep,lr=0.001,adversarial=0.1",
         )
     ),
+    *(("fine-pruning", f"fineprune(public,10ep,lr=0.001,{BATCH},seed=1,dormant={share})") for share in (0.5, 0.8)),
     ("pruned and tuned", f"wp(0.5)>ftal(public,10ep,lr=0.001,{BATCH},seed=1)"),
     ("pruned and tuned", f"wp(0.8)>ftal(public,10ep,lr=0.001,{BATCH},seed=1)"),
     ("fewer bits", "quantise(8)"),
@@ -97,6 +100,7 @@ THEFTS = [
     ("changed answers", "noisy(2,seed=1)"),
     ("changed answers", "clipped(low=10,high=70)"),
     ("changed answers", "rescaled(scale=1.1,shift=2)"),
+    ("changed inputs", "squeezed(0.1)"),
 ]
 
 
@@ -130,6 +134,7 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
     yield _fitted("gradient boosting, noisy inputs", "extraction, no network", True, made, noisy.x, noisy_answers)
     median = public.y.median()
     yield Outsider(name="median", family="constant", positive=False, model=lambda x: median.expand(len(x), 1))
+    yield from islice(formulas(), most)
     other = _fitted("", "", False, _estimators()["perceptron, tanh"](), public.x, public.y).model
     yield from mixtures(target, other)
 

@@ -69,7 +69,8 @@ class Draft:
 
     `training` is None where nothing is left to train. `trainable` names the parameters that may change; a `teacher`
     gives the targets of a distillation, and the labels too where the student is `unlabelled`; labels alone where not
-    `soft`. A long training saves its state in `checkpoint`. The trainer leaves the state after each epoch of
+    `soft`. `prepare` changes `model` by what it does on the training's inputs, before anything is trained. A long
+    training saves its state in `checkpoint`. The trainer leaves the state after each epoch of
     `snapshots` in `kept`.
     """
 
@@ -79,6 +80,7 @@ class Draft:
     teacher: nn.Module | None = None
     unlabelled: bool = False
     soft: bool = True
+    prepare: Callable[[Tensor], None] | None = None
     checkpoint: Checkpoint | None = None
     snapshots: tuple[int, ...] = ()
     kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)

@@ -114,7 +114,10 @@ class Rescaling(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class Tempering(Change):
-    """Probabilities softened by a temperature: p^(1/T), normalised. As a lineage: `tempered(2)`."""
+    """Probabilities softened by a temperature: p^(1/T), normalised. As a lineage: `tempered(2)`.
+
+    With a temperature of 1 it makes what is below 0, or does not sum to 1, probabilities again.
+    """
 
     temperature: float
 
@@ -148,6 +151,23 @@ class Top(Change):
         largest = answers.topk(min(self.k, answers.shape[-1]), dim=-1)
         given = largest.values if self.values else torch.full_like(largest.values, 1 / largest.values.shape[-1])
         return torch.zeros_like(answers).scatter(-1, largest.indices, given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squeezing(Change):
+    """Inputs in multiples of `unit` before the model sees them: `squeezed(0.125)`.
+
+    Feature squeezing by fewer bits (Xu, Evans and Qi, NDSS 2018, section II-B).
+    """
+
+    unit: float
+
+    def __post_init__(self) -> None:
+        _check_positive("unit", self.unit)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """The nearest multiples, of the same shape."""
+        return (x / self.unit).round() * self.unit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,11 @@ from metav.suspects.facade import (
     Compression,
     Rescaling,
     Rounding,
+    Squeezing,
     Tempering,
     Top,
 )
+from metav.suspects.fine_pruning import FinePruning
 from metav.suspects.finetuning import FineTuning, Retraining
 from metav.suspects.independent import Independent, Ready
 from metav.suspects.perturbation import Quantisation, WeightNoise
@@ -31,6 +33,7 @@ AnyStep = (
     | Ready
     | Distillation
     | FineTuning
+    | FinePruning
     | Retraining
     | WeightPruning
     | FilterPruning
@@ -42,6 +45,7 @@ AnyStep = (
     | Rescaling
     | Tempering
     | Top
+    | Squeezing
     | Blurring
     | Compression
 )
@@ -53,6 +57,7 @@ STEPS: dict[str, tuple[type[AnyStep], dict[str, Any]]] = {
     "ftll": (FineTuning, {"last": 1}),
     "ftal": (FineTuning, {"last": 0}),
     "ft": (FineTuning, {}),
+    "fineprune": (FinePruning, {"last": 0}),
     "rtll": (Retraining, {"last": 1}),
     "rtal": (Retraining, {"last": 0}),
     "rt": (Retraining, {}),
@@ -67,6 +72,7 @@ STEPS: dict[str, tuple[type[AnyStep], dict[str, Any]]] = {
     "rescaled": (Rescaling, {}),
     "tempered": (Tempering, {}),
     "top": (Top, {}),
+    "squeezed": (Squeezing, {}),
     "blurred": (Blurring, {}),
     "compressed": (Compression, {}),
 }

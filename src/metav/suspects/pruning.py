@@ -24,7 +24,7 @@ class WeightPruning:
     scope: str = "layer"
 
     def __post_init__(self) -> None:
-        _check_ratio(self.ratio)
+        check_ratio(self.ratio)
         if self.scope not in ("layer", "global"):
             raise UsageError(f"expected scope layer or global, got {self.scope!r}: change the lineage.")
 
@@ -58,7 +58,7 @@ class FilterPruning:
     ratio: float
 
     def __post_init__(self) -> None:
-        _check_ratio(self.ratio)
+        check_ratio(self.ratio)
 
     def draft(self, parent: nn.Module, fresh: Fresh) -> Draft:
         """Return a copy of `parent` with filters set to zero."""
@@ -80,6 +80,7 @@ class FilterPruning:
         return Draft(model=model)
 
 
-def _check_ratio(ratio: float) -> None:
+def check_ratio(ratio: float) -> None:
+    """Raise a `UsageError` where nothing or all would be pruned."""
     if not 0 < ratio < 1:
         raise UsageError(f"expected a pruning ratio above 0 and below 1, got {ratio}: change the lineage.")
