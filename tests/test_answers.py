@@ -10,7 +10,7 @@ import torch
 import tiny
 from metav.answers import understand
 from metav.errors import SuspectError
-from metav.suspects.facade import Rounding, Tempering, Top
+from metav.suspects.facade import AnswerNoise, Rounding, Tempering, Top
 
 X = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
 LOGITS = tiny.of_tables(1).logits(3 * X).detach() * 4
@@ -42,6 +42,18 @@ def test_rounded_and_softened_probabilities_are_taken_as_they_are(change):
     outputs, remarks = understand(change.changed(TRUE), tiny.TABLES, 40)
     torch.testing.assert_close(outputs, change.changed(TRUE))
     assert remarks == ()
+
+
+@pytest.mark.parametrize("change", [AnswerNoise(size=0.02, seed=1), Rounding(unit=0.1)])
+def test_noisy_or_coarse_probabilities_are_neither_logits_nor_refused(change):
+    seven = torch.randn(100, 7, generator=torch.Generator().manual_seed(2)).mul(2).softmax(1)
+    given = change.changed(seven)
+    assert (given.sum(1) - 1).abs().max() > 0.1 or given.min() < -0.01
+    outputs, remarks = understand(given, replace(tiny.TABLES, output_shape=(7,)), 100)
+    torch.testing.assert_close(outputs.sum(1), torch.ones(100))
+    assert outputs.min() >= 0
+    assert (outputs - seven).abs().max() < 0.15
+    assert remarks == ("noisy or rounded probabilities: cut off at 0, and made to sum to 1",)
 
 
 def test_answers_of_the_likeliest_classes_alone_are_understood():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
 import torch
 
+import tiny
 from metav import benchmark, protocols, schemes
 from metav.errors import UsageError
 from metav.scenarios import Suspect
 from metav.schemes import MetaV
+from metav.suspects.facade import AnswerNoise, Rounding, Top
+from metav.verification import verify
 
 
 def test_halves_are_disjoint_complete_and_drawn_anew(warfarin):
@@ -60,3 +63,24 @@ def test_a_scheme_is_given_construction_suspects_alone(smoke_zoo, monkeypatch):
         expected = [smoke_zoo.load(s.lineage) for s in construction if s.positive is positive]
         assert len(side) == len(expected)
         assert all(torch.equal(a(x), b(x)) for a, b in zip(side, expected, strict=True))
+
+
+@pytest.mark.parametrize("scheme", ["metav(iterations=60)", "sac-m"])
+def test_a_suspect_has_the_rate_that_verify_finds(scheme):
+    """Whatever form its answers come in."""
+    made = schemes.get(scheme).construct(tiny.classifiers(), queries=20, seed=0)
+    made = replace(made, reference=tiny.classifiers().target(made.queries))
+    for model in (*tiny.classifiers().positives, *tiny.classifiers().negatives):
+        for change in (AnswerNoise(size=0.02, seed=1), Rounding(unit=0.1), Top(k=1, values=0)):
+            suspect = change.wrap(model)
+            assert benchmark.rate(made, suspect(made.queries)) == verify(made, suspect).rate
+        logits = model.logits(made.queries)
+        assert benchmark.rate(made, logits) == pytest.approx(verify(made, model).rate, abs=1e-5)
+    assert benchmark.rate(made, torch.full((20, 4), torch.nan)) == 0
+
+
+def test_a_negative_that_is_computed_in_another_way_is_not_accused():
+    """Thresholds are taken from models whose batch norm is folded; a suspect's own answers differ in the last bits."""
+    made = schemes.get("modeldiff").construct(tiny.classifiers(), queries=20, seed=0)
+    highest = max(made.score(model(made.queries)) for model in tiny.classifiers().negatives)
+    assert highest + 5e-6 < made.threshold < highest + 2e-5

@@ -15,6 +15,7 @@ from metav.spec import Spec
 
 ROUNDED = 0.02  # by how much each of a few rounded probabilities may let their sum miss 1
 MISSED = 0.1  # by how much a sum may miss 1 at most
+SPILL, ASTRAY = 0.1, 0.35  # of noisy or coarsely rounded probabilities: beyond [0, 1]; of any sum, on average MISSED
 BYTES = 2.0  # a highest value beyond which images are in 0..255
 ALIKE, UNLIKE = 0.8, 0.3  # correlations with the target of answers in another order, and in the one given
 
@@ -98,6 +99,10 @@ def _probabilities(values: Tensor, classes: int) -> tuple[Tensor, list[str]]:
         return flat, []
     if low >= -1e-4 and high <= 1 + 1e-4 and (sums <= 1 + slack).all() and ((flat == 0).any(1) | (sums > 0.98)).all():
         return flat, ["some classes without a probability: they were taken as 0"]
+    missed = (sums - 1).abs()
+    if low >= -SPILL and high <= 1 + SPILL and missed.max() <= ASTRAY and missed.mean() <= MISSED:
+        flat = flat.clamp(min=0)
+        return flat / flat.sum(1, keepdim=True), ["noisy or rounded probabilities: cut off at 0, and made to sum to 1"]
     if low >= -1e-2 and high <= 100 + 1e-2 and (sums / 100 - 1).abs().max() <= slack:
         return flat / 100, ["percentages: divided by 100"]
     if high <= 1e-4 and (flat.exp().sum(1) - 1).abs().max() <= slack:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from metav import cells, engine, protocols, schemes
+from metav.answers import understand
 from metav.cells import Cell, CellResult, Failure, Kept, Score
-from metav.errors import MetavError, UsageError
+from metav.errors import MetavError, SuspectError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.frozen import folded
 from metav.protocols import Protocol
@@ -21,6 +22,7 @@ from metav.scenarios import Suspect
 from metav.scenarios.base import CohortPlan, Outsider
 from metav.schemes import Ensemble
 from metav.schemes.base import CohortModels
+from metav.schemes.cohort import Cohort
 from metav.spec import Model
 from metav.stacks import together
 from metav.storage import make_folder
@@ -152,6 +154,9 @@ def require(zoo: Zoo, scheme: str) -> None:
             "which plans none: choose another scheme (metav schemes)."
         )
     schemes.require(scheme, zoo.scenario.spec)
+    maker = schemes.get(scheme)
+    if isinstance(maker, Cohort) and zoo.scenario.cohort is not None:
+        maker.check_teachers(zoo.scenario.cohort.teachers)
 
 
 def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
@@ -170,9 +175,9 @@ def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
     for suspect in tested:
         start = time.perf_counter()
         answers = query(suspect.model, fingerprint.queries)
-        rates = {"": fingerprint.score(answers)}
+        rates = {"": rate(fingerprint, answers)}
         seconds += time.perf_counter() - start
-        rates |= {name: fingerprint.score(change.changed(answers)) for name, change in views.items()}
+        rates |= {name: rate(fingerprint, change.changed(answers)) for name, change in views.items()}
         scores += [
             Score(
                 scheme=cell.scheme,
@@ -192,6 +197,14 @@ def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
             for view, rate in rates.items()
         ]
     return CellResult(cell=cell, scores=tuple(scores), construct_seconds=construct_seconds, verify_seconds=seconds)
+
+
+def rate(fingerprint: Fingerprint, answers: Tensor) -> float:
+    """The matching rate that `metav verify` finds for a suspect's answers; 0 where it could not give a verdict."""
+    with suppress(SuspectError):
+        outputs, _ = understand(answers, fingerprint.spec, len(fingerprint.queries), fingerprint.reference)
+        return fingerprint.score(outputs)
+    return 0.0
 
 
 def _constructed(
