@@ -279,7 +279,7 @@ CALIBRATED = ["ipguard(steps=5)", "deepfoolfp", "conferae(steps=3,lr=0.02)", "mo
 @pytest.mark.parametrize("text", CALIBRATED)
 def test_thresholds_are_the_least_that_spare_the_negatives_of_the_construction(ensemble, text):
     made = schemes.get(text).construct(ensemble, queries=16, seed=1)
-    assert made.threshold == max(verify(made, model).rate for model in ensemble.negatives)
+    assert made.threshold == max(verify(made, model).rate for model in ensemble.negatives) + 1e-5
     assert not any(verify(made, model).derived for model in ensemble.negatives)
     if not schemes.get(text).needs.suspects:  # what is made does not depend on them, but the threshold does
         other = replace(ensemble, negatives=ensemble.positives)

@@ -17,6 +17,7 @@ from metav.verification import query
 
 Answer = Literal["labels", "vectors", "anything"]
 
+ROUNDING = 1e-5  # by how much a rate may differ where the same model is computed in another way
 GLANCE = 64  # examples whose answers tell that a target is of no use
 
 ANSWERS: dict[Answer, str] = {
@@ -229,10 +230,10 @@ def labels(model: Model, x: Tensor) -> Tensor:
 
 
 def calibrated(fingerprint: Fingerprint, negatives: Sequence[Model]) -> Fingerprint:
-    """The fingerprint with the smallest threshold at which none of `negatives` is called derived.
+    """The fingerprint with a threshold that is `ROUNDING` above the largest rate of `negatives`.
 
     For schemes that come without a threshold. The negatives are those of the construction, never test suspects.
     """
     with torch.no_grad():
         rates = [fingerprint.score(model(fingerprint.queries)) for model in negatives]
-    return replace(fingerprint, threshold=max(rates))
+    return replace(fingerprint, threshold=min(max(rates) + ROUNDING, 1.0))

@@ -67,15 +67,20 @@ class MetaVerifier(nn.Module):
 
     def forward(self, answers: Tensor) -> Tensor:
         """Return log (p-, p+), shape (models, 2), of concatenated answers (models, answers)."""
+        return torch.log_softmax(self.logits(answers), dim=-1)
+
+    def logits(self, answers: Tensor) -> Tensor:
+        """What the softmax is taken of, (models, 2)."""
         x = (answers - self.centre) / self.scale
         if self.clip:
             x = x.clamp(-self.clip, self.clip)
-        return torch.log_softmax(self.net(x), dim=-1)
+        found: Tensor = self.net(x)
+        return found
 
     def rate(self, outputs: Tensor) -> float:
-        """Matching rate p+ of one suspect's outputs (N, *output_shape)."""
+        """Matching rate p+ of one suspect's outputs (N, *output_shape), in float64: in float32 many would be 1."""
         with torch.no_grad():
-            return float(self(outputs.flatten()[None])[0, POSITIVE].exp())
+            return float(self.logits(outputs.flatten()[None])[0].double().softmax(0)[POSITIVE])
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the constructor."""
