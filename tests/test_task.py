@@ -257,6 +257,55 @@ def test_another_target_is_another_zoo():
     assert task(target=network()).scenario().settings() != task().scenario().settings()
 
 
+def bent() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+class Squared(nn.Module):
+    """The same layers as `Cubed`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return self.net(x**2)
+
+    def _get_name(self) -> str:
+        return "Net"
+
+
+class Cubed(Squared):
+    """The same layers as `Squared`."""
+
+    def forward(self, x):
+        return self.net(x**3)
+
+
+def fit_once(drafts, parts) -> None:
+    """Train nothing."""
+
+
+def fit_twice(drafts, parts) -> None:
+    """Train nothing, twice."""
+
+
+def test_other_architectures_training_or_answers_are_another_zoo():
+    one = {"architectures": {"net": network}}
+    variants = [
+        one,
+        {"architectures": {"net": bent}},
+        {"architectures": {"net": Squared}},
+        {"architectures": {"net": Cubed}},
+        {**one, "logits": False},
+        {**one, "fit": fit_once},
+        {**one, "fit": fit_twice},
+    ]
+    assert task(**one).scenario().settings() == task(**one).scenario().settings()
+    methods = [task(**each).scenario().settings()["method"] for each in variants]
+    assert len(set(methods)) == len(methods)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

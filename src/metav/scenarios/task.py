@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +30,7 @@ from metav.scenarios.task_models import (
     with_discriminator,
 )
 from metav.spec import Model, Spec
-from metav.storage import digest
+from metav.storage import canonical_json, digest
 from metav.suspects import Draft
 from metav.suspects.base import Resettable, layers, seeded
 from metav.training import Objective, Part, anneal, class_error, soften, squared_error
@@ -40,7 +43,7 @@ GAN = Recipe(betas=(0.5, 0.999), average=0.99, imitation=30.0)  # as for Fashion
 METHOD = {
     "probabilities": "Adam, slanted learning rate, cross-entropy, students with temperature",
     "regression": "Adam, slanted learning rate, squared error",
-    "images": f"GAN, Adam, logistic losses, R1 {PENALTY}, {GAN}",
+    "images": f"GAN, Adam, logistic losses, R1 {PENALTY}, {GAN}, frozen layers stay as they are",
 }
 QUALITY = {"probabilities": accuracy, "regression": error, "images": likeness}
 MERIT = {
@@ -166,10 +169,21 @@ class Task:
             fit=self.fit or usual,
             quality=self.quality or QUALITY[kind],
             merit=self.merit or MERIT[kind],
-            method=f"{METHOD[kind] if self.fit is None else 'the task its own'}; ready models {_digest(models)}",
+            method=f"{METHOD[kind] if self.fit is None else 'the task its own'}; ready models {_digest(models)}; "
+            f"made of {self._made_of()}",
             data=f"the task {self.name}",
             group=16 if self.fit is None and kind != "images" else 1,
         )
+
+    def _made_of(self) -> str:
+        """Names architectures, training and answers: other ones give other models, and so another zoo."""
+        facts = [str(self.logits), *(_source(each) for each in (self.fit, self.quality) if each is not None)]
+        for name, make in sorted(self.architectures.items()):
+            with seeded(0):
+                model = make()
+            own = {type(each) for each in model.modules() if not type(each).__module__.startswith("torch")}
+            facts += [name, str(model), _digest({name: model}), *sorted(_source(each) for each in own)]
+        return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]
 
     def _suspects(self, smoke: bool) -> Iterator[Suspect]:
         """As Table 3 of the paper, as far as this task has what it takes."""
@@ -222,6 +236,14 @@ class Task:
             if isinstance(module, Resettable):
                 module.reset_parameters()
         return model
+
+
+def _source(code: Any) -> str:
+    """The source of a function or class; its name where there is none to be read."""
+    try:
+        return inspect.getsource(code)
+    except (OSError, TypeError):
+        return repr(getattr(code, "__qualname__", type(code)))
 
 
 def _with_weights(model: nn.Module) -> Iterator[nn.Module]:
