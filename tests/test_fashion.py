@@ -163,6 +163,9 @@ def test_tuning_changes_what_it_says_and_nothing_else(zoo):
         weights = {name: tensor for name, tensor in by_family[family].named_parameters() if "generator" in name}
         changed = {name for name, tensor in weights.items() if not torch.equal(tensor, target.get_parameter(name))}
         assert changed == {f"{last}.weight"}
+        statistics = [(name, each) for name, each in by_family[family].named_buffers() if "generator" in name]
+        assert statistics
+        assert all(torch.equal(each, target.get_buffer(name)) for name, each in statistics)
         assert not same(by_family[family], target, "discriminator")  # adversarial training goes on
     changed = dict(by_family["FTAL"].named_parameters())
     assert all(not torch.equal(changed[name], target.get_parameter(name)) for name in all_names(target))

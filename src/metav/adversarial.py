@@ -12,8 +12,8 @@ from torch.nn.functional import mse_loss, softplus
 
 from metav.errors import UsageError
 from metav.optim import Adam
-from metav.suspects.base import Draft, Training
-from metav.training import Part, kept
+from metav.suspects.base import Draft, Training, seeded
+from metav.training import Part, kept, train_mode
 
 
 class Gan(nn.Module):
@@ -105,11 +105,12 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe, codes
     gan = cast(Gan, draft.model)
     # convolutions are a fifth faster with channels last
     gan.to(memory_format=torch.channels_last)
-    gan.train().requires_grad_(False)
+    gan.requires_grad_(False)
     named = dict(gan.named_parameters())
     learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
     masks = kept({name: tensor.detach() for name, tensor in learnt.items()})
     critic = Adam(gan.discriminator.requires_grad_(True).parameters(), training.lr, recipe.betas)
+    train_mode(gan)
     maker = Adam(learnt.values(), training.lr, recipe.betas)
     mean = _Mean(gan.generator, recipe.average)
     generator = torch.Generator().manual_seed(training.seed)
@@ -118,21 +119,22 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe, codes
     done = draft.checkpoint.resume(live) if draft.checkpoint else 0
     generator.set_state(live["random"])
     for epoch in range(done, training.until or training.epochs):
-        for batch in torch.randperm(len(part.y), generator=generator).split(training.batch):
-            z = codes(part, len(batch), generator)
-            fake = gan.generator(z)
-            loss = torch.zeros(())
-            if not draft.unlabelled:
-                judged = _discriminator_loss(gan, part.y[batch], fake.detach())
-                critic.step(torch.autograd.grad(judged, critic.parameters))
-                loss = generator_loss(gan.discriminator(fake))
-            if draft.teacher is not None:
-                loss = loss + recipe.imitation * _imitation_loss(draft.teacher, z, fake)
-            maker.step(torch.autograd.grad(loss, maker.parameters))
-            with torch.no_grad():
-                for name, mask in masks.items():
-                    learnt[name] *= mask
-            mean.update()
+        with seeded(training.seed * training.epochs + epoch):  # of dropout
+            for batch in torch.randperm(len(part.y), generator=generator).split(training.batch):
+                z = codes(part, len(batch), generator)
+                fake = gan.generator(z)
+                loss = torch.zeros(())
+                if not draft.unlabelled:
+                    judged = _discriminator_loss(gan, part.y[batch], fake.detach())
+                    critic.step(torch.autograd.grad(judged, critic.parameters))
+                    loss = generator_loss(gan.discriminator(fake))
+                if draft.teacher is not None:
+                    loss = loss + recipe.imitation * _imitation_loss(draft.teacher, z, fake)
+                maker.step(torch.autograd.grad(loss, maker.parameters))
+                with torch.no_grad():
+                    for name, mask in masks.items():
+                        learnt[name] *= mask
+                mean.update()
         if draft.checkpoint:
             live["random"].copy_(generator.get_state())
             draft.checkpoint.save(live, epoch + 1)

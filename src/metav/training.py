@@ -169,7 +169,7 @@ def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], object
     named = dict(draft.model.named_parameters())
     draft.model.requires_grad_(False)
     learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
-    _train_mode(draft.model)
+    train_mode(draft.model)
     epochs = (
         (part.x[order], y[order], None if taught is None else taught[order]) for order in _orders(training, len(part.x))
     )
@@ -179,7 +179,7 @@ def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], object
         draft.keep(done, draft.model.state_dict())
 
 
-def _train_mode(model: nn.Module) -> None:
+def train_mode(model: nn.Module) -> None:
     """Train mode, but for modules whose parameters are all frozen: their batch statistics must not move either."""
     model.train()
     for module in model.modules():

@@ -128,7 +128,7 @@ def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
         fit=partial(fit, recipe=RECIPE),
         quality=partial(quality, own=size.own),
         merit=Merit(name="frechet", more=False),
-        method=f"GAN, Adam, logistic losses, R1 {PENALTY} for perceptrons, {RECIPE}",
+        method=f"GAN, Adam, logistic losses, R1 {PENALTY} for perceptrons, {RECIPE}, frozen layers stay as they are",
         group=1,
         data=f"FashionMNIST, {located()}",
         cohort=_cohort(size, smoke),

@@ -83,8 +83,8 @@ THEFTS = [
     ("weight noise", f"jitter(0.2,seed=1)>ftal(public,1ep,lr=0.001,{TUNING})"),
     ("changed images", "rounded(0.00392157)"),
     ("changed images", "rounded(0.1)"),
-    ("changed images", "noisy(0.05,seed=1)"),
-    ("changed images", "noisy(0.2,seed=1)"),
+    ("changed images", "noisy(0.05,seed=1)>clipped(low=0,high=1)"),
+    ("changed images", "noisy(0.2,seed=1)>clipped(low=0,high=1)"),
     ("changed images", "rescaled(scale=0.8,shift=0.1)"),
     ("changed images", "clipped(low=0.1,high=0.8)"),
 ]
