@@ -47,6 +47,18 @@ def test_threads_are_put_back():
         torch.set_num_threads(1)
 
 
+def test_denormal_numbers_are_put_back_as_they_were():
+    def flushed() -> bool:
+        return float(torch.tensor(1e-40) * 1) == 0
+
+    assert not flushed()
+    with engine.one_thread():
+        with engine.one_thread():
+            assert flushed()
+        assert flushed()
+    assert not flushed()
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_errors_come_through_as_they_are(jobs):
     with pytest.raises(UsageError, match=r"expected another number, got 2: try 3\."):

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from metav.zoo import Zoo
 
 ALIKE: tuple[Protocol, ...] = ("paper", "api", "open-world")  # protocols that construct from the same suspects
 FAILURES = "failures.txt"  # beside the results
+LEARN = [found.version for found in distributions(name="scikit-learn")]  # which fits outsiders of the open world
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +132,11 @@ def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Pa
     scheme = schemes.get(cell.scheme)
     used = zoo.lineages(cohort=scheme.needs.cohort, open_world=cell.protocol == "open-world")
     models = {lineage: digest(lineage) for lineage in used}
-    kept = [zoo.snapshots(lineage) for lineage in used]
+    kept = [zoo.snapshots(lineage) for lineage in used] if scheme.needs.snapshots else []
     code = [CODE, _digest([Path(inspect.getfile(type(scheme)))])]  # a scheme's may be elsewhere
     shown = [repr(zoo.scenario.spec), repr(zoo.scenario.merit), repr(zoo.scenario.views)]
-    text = canonical_json([asdict(cell), zoo.settings, models, kept, shown, code, torch.__version__, np.__version__])
+    libraries = [torch.__version__, np.__version__, *(LEARN if cell.protocol == "open-world" else ())]
+    text = canonical_json([asdict(cell), zoo.settings, models, kept, shown, code, libraries])
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     return home() / "cells" / zoo.scenario.name / zoo.scenario.profile / f"{name}.json"
 

@@ -108,6 +108,9 @@ def bench(
     lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
     if len(lacking) == len(names):
         benchmark.require(found, names[0])
+    for name in names:
+        if name not in lacking:
+            benchmark.require(found, name)
     found.prepare()
     parts = [scenario, *([] if profile == "cpu" else [profile]), *([] if tested == "paper" else [tested])]
     folder = make_folder(out or Path("metav-results") / "-".join(parts))
@@ -200,7 +203,7 @@ def schemes_() -> int:
             ANSWERS[needs.suspect],
             "N" if needs.per_query == 1 else f"{needs.per_query} N",
             "gradients" if needs.gradients else "answers",
-            "stolen and independent models" if needs.suspects else "the target alone",
+            "stolen and independent models" if needs.suspects else "the target; its threshold from independent models",
             "images of the task" if needs.images else ("examples of the task" if needs.data else "none needed"),
         )
     output().print(table)

@@ -22,6 +22,7 @@ from metav.cli_options import (
     open_zoo,
 )
 from metav.console import complain, output, progress_bar
+from metav.errors import UsageError
 
 zoo_app = App(name="zoo", help="Build, list, verify, export or import the suspects of a scenario.")
 
@@ -41,6 +42,12 @@ def build(
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     at_least_one("jobs", jobs)
     found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
+    for option, asked, planned in (
+        ("--cohort", cohort, found.scenario.cohort),
+        ("--open-world", open_world, found.scenario.strangers),
+    ):
+        if asked and not planned:
+            raise UsageError(f"expected a scenario that plans models for {option}, got {scenario}: leave it out.")
     found.prepare()
     fill(found, jobs)
     output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)

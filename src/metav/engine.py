@@ -17,6 +17,8 @@ from torch import Tensor
 
 from metav.errors import MetavError
 
+DENORMAL = 1e-40
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -26,16 +28,16 @@ def one_thread() -> Iterator[None]:
     """Run torch on one thread inside, with denormal numbers taken as zero.
 
     One thread gives the same bits for any number of processes. Adam's moments of weights that get no gradient any
-    more decay into denormal numbers, which cost half of the time of a long training. Afterwards denormal numbers are
-    computed with, as torch starts; it cannot be asked what was set before.
+    more decay into denormal numbers, which cost half of the time of a long training. Afterwards both are as before.
     """
     before = torch.get_num_threads()
+    flushed = float(torch.tensor(DENORMAL) * 1) == 0  # torch cannot be asked
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(flushed)
         torch.set_num_threads(before)
 
 

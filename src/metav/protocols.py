@@ -20,13 +20,17 @@ def check(scenario: Scenario, name: str) -> Protocol:
     Raises
     ------
     UsageError
-        There is none of that name, or the scenario has no open world.
+        There is none of that name, or the scenario has no open world, or nothing that an API may let out.
     """
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
     if name == "open-world" and not scenario.strangers and scenario.outsiders is None:
         raise UsageError(
             f"expected a scenario with an open world, got {scenario.name}, which has none: use --protocol paper."
+        )
+    if name == "api" and not scenario.views:
+        raise UsageError(
+            f"expected a scenario that says what an API may let out, got {scenario.name}: use --protocol paper."
         )
     return name
 

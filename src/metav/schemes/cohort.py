@@ -41,9 +41,9 @@ class Cohort:
     Parameters
     ----------
     near
-        Share of the queries that are real data.
+        Share of the queries that are chosen among real data alone; the others are chosen among all candidates.
     real, pool
-        Candidates for queries: how many of the real data at most, and how many others, for queries that are not real.
+        Candidates for queries: how many of the real data at most, and how many others.
     ridge, independents
         What is added to Cov(C) + Cov(W): to its diagonal; the weight of B.
     exact
@@ -88,6 +88,16 @@ class Cohort:
                 f"{self.ridge}, {self.near} and {self.independents}: change them."
             )
 
+    def check_teachers(self, teachers: int) -> None:
+        """Refuse fewer teachers than a fingerprint can be made from, or than `level` asks for."""
+        if teachers < LEAST_TEACHERS:
+            raise UsageError(f"expected at least {LEAST_TEACHERS} teachers, got {teachers}: plan a larger cohort.")
+        if self.exact and (teachers + 1) * self.level <= 1:
+            raise UsageError(
+                f"expected at least {math.floor(1 / self.level)} teachers for a level of {self.level}, got "
+                f"{teachers}: choose a larger level."
+            )
+
     @torch.no_grad()
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Choose N = `queries`, and keep the teachers' answers to them."""
@@ -95,15 +105,7 @@ class Cohort:
         check_form(self.valid, ensemble.spec)
         if ensemble.cohort is None:
             raise UsageError("expected a matched-teacher cohort, got none: run metav zoo build with --cohort.")
-        if ensemble.cohort.teachers < LEAST_TEACHERS:
-            raise UsageError(
-                f"expected at least {LEAST_TEACHERS} teachers, got {ensemble.cohort.teachers}: plan a larger cohort."
-            )
-        if self.exact and (ensemble.cohort.teachers + 1) * self.level <= 1:
-            raise UsageError(
-                f"expected at least {math.floor(1 / self.level)} teachers for a level of {self.level}, got "
-                f"{ensemble.cohort.teachers}: choose a larger level."
-            )
+        self.check_teachers(ensemble.cohort.teachers)
         near = round(self.near * queries)
         real = min(len(ensemble.data), self.real)
         enough(real, max(1, near))

@@ -32,7 +32,7 @@ from metav.verification import query
 
 @dataclass(frozen=True, kw_only=True)
 class DeepFoolFP:
-    """Perturb examples until their class changes, and keep the N least perturbed on which the target is definite.
+    """Perturb examples until their class changes, and keep the N least perturbed.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class DeepFoolFP:
     pool
         Examples perturbed for each query that is kept.
     definite
-        What the largest probability exceeds the second by, at least, on a query that is kept.
+        What the largest probability exceeds the second by, at least, on a query that is kept; 0 for no such wish.
     """
 
     needs: ClassVar[Needs] = Needs(suspect="labels")
