@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from metav import benchmark, evaluation, paper
+from metav import benchmark, cells, evaluation, paper
 from metav.cells import Cell, CellResult
 from metav.cli import main
 from metav.paper import learning, page, plots, running
@@ -93,6 +93,22 @@ def test_the_time_left_is_that_of_what_was_seen():
     assert pace.left({"skin": [cell] * 30}, 2) == "left: about 50 min"
     both = "left: about 1 h 40 min and 1 fingerprints of kinds that were not timed so far"
     assert pace.left({"skin": [cell] * 60, "warfarin": [cell]}, 2) == both
+
+
+def test_a_run_that_goes_on_knows_how_long_fingerprints_take(smoke_zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("METAV_HOME", str(tmp_path))
+    part = paper.Part(
+        name="warfarin", shows="", scenario="warfarin", schemes=("metav(iterations=2)",), repeats=2, queries=(4,)
+    )
+    cell = running.planned(part, smoke_zoo)[0]
+    pace = running.Pace()
+    pace.recall(part, smoke_zoo)
+    assert pace.seconds("warfarin", cell) is None
+    done = CellResult(cell=cell, scores=(), construct_seconds=60.0, verify_seconds=60.0)
+    cells.save(cells.paths(smoke_zoo, [cell])[cell].result, done)
+    pace.recall(part, smoke_zoo)
+    assert running.missing(part, smoke_zoo) == running.planned(part, smoke_zoo)[1:]
+    assert pace.left({"warfarin": running.missing(part, smoke_zoo)}, 1) == "left: about 2 min"
 
 
 def test_a_curve_that_fails_does_not_stop_the_others(smoke_zoo, tmp_path, monkeypatch):

@@ -107,8 +107,11 @@ def curves(ax: Axes, scores: pd.DataFrame, *, labels: bool = True) -> Axes:
 def by_lineage(ax: Axes, scores: pd.DataFrame, families: Sequence[str]) -> Axes:
     """Draw each test suspect's matching rate in the row of its family; rows in the order of `families`."""
     strips(ax, scores, families, "rate")
-    ax.axvline(float(scores.threshold.iloc[0]), color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    ax.set(xlabel="matching rate (bar: mean, dashed: threshold)", xlim=(-0.01, 1.01))
+    thresholds = scores.threshold.unique()  # of each fingerprint
+    for threshold in thresholds:
+        ax.axvline(float(threshold), color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    dashed = "threshold" if len(thresholds) == 1 else "each fingerprint's threshold"
+    ax.set(xlabel=f"matching rate (bar: mean, dashed: {dashed})", xlim=(-0.01, 1.01))
     return ax
 
 

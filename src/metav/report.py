@@ -26,10 +26,12 @@ _TITLES = {
     "verify_seconds": "verification of all test suspects, s",
 }
 
-_USEFUL = {
-    "positives": "of the derived, useful: they lost at most a tenth of the target's quality",
-    "auc": "AUC, useful alone",
-    "robustness_at_full_uniqueness": "robustness at 100 % uniqueness, useful alone",
+_BY_USE = {
+    "useful positives": "of the derived, useful: they lost at most a tenth of the target's quality",
+    "useful auc": "AUC, useful alone",
+    "useful robustness_at_full_uniqueness": "robustness at 100 % uniqueness, useful alone",
+    "spoilt positives": "of the derived, spoilt: they lost more",
+    "spoilt recognised": "share of the spoilt that is recognised",
 }
 
 
@@ -120,7 +122,8 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     lines = [
         f"# {first['scenario']}, profile {first['profile']}, protocol {first['protocol']}",
         "",
-        f"`{first['command']}` on {environment['date']}: {first['repeats']} repetitions, {_queries(rows)} queries, "
+        f"`{first['command']}` on {environment['date']}: {first['repeats']} repetitions, seeds "
+        f"{', '.join(map(str, first['seeds']))}, {_queries(rows)} queries, "
         f"{environment['processor']} ({environment['cores']} cores), Python {environment['python']}, "
         f"torch {environment['torch']}, metav {environment['metav']}{commit}.",
         "",
@@ -132,9 +135,10 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     for key, title in _TITLES.items():
         digits = 2 if key.endswith("seconds") else 1 if key in results.COUNTS else 3
         lines.append(f"| {title} | " + " | ".join(cell(row[key], digits) for row in rows) + " |")
-    for key, title in _USEFUL.items():
-        found = [row["useful"] and row["useful"][key] for row in rows]
-        lines.append(f"| {title} | " + " | ".join(cell(each, 1 if key == "positives" else 3) for each in found) + " |")
+    for key, title in _BY_USE.items():
+        part, name = key.split(" ")
+        found = [row[part] and row[part][name] for row in rows]
+        lines.append(f"| {title} | " + " | ".join(cell(each, 1 if name == "positives" else 3) for each in found) + " |")
     qualities = list(next(iter(first["by_lineage"].values()))["quality"])
     for row in rows:
         lost = [f"`{row['title']}`, repetition {each['repetition']}: {each['error']}" for each in row.get("failed", ())]

@@ -83,6 +83,12 @@ class Pace:
             seconds = each.construct_seconds + each.verify_seconds
             self._seen.setdefault((scenario, each.cell.scheme, each.cell.queries), []).append(seconds)
 
+    def recall(self, part: Part, zoo: Zoo) -> None:
+        """Learn from what earlier runs have kept of a part."""
+        if not part.learning:
+            kept = (cells.load(each.result) for each in cells.paths(zoo, planned(part, zoo)).values())
+            self.note(part.scenario, [result for result in kept if result is not None])
+
     def seconds(self, scenario: str, cell: Cell) -> float | None:
         """Of one process for a cell; where only other numbers of queries were seen, in proportion to these."""
         known = {
