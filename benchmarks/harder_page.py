@@ -43,7 +43,7 @@ def page(results: Path = RESULTS) -> str:
             lines += ["", f"### {scenario.capitalize()}, `--protocol {protocol}`", ""]
             lines += list(table(folder, key)) if folder.exists() else ["Not run yet."]
     lines += ["", f"## {USEFUL}", "", "On the paper's protocol, without thefts that lost more than a tenth of the "]
-    lines[-1] += "target's quality."
+    lines[-1] += "target's quality; these apart in the last column."
     for scenario in SCENARIOS:
         folder = results / PAPER[scenario]
         lines += ["", f"### {scenario.capitalize()}", ""]
@@ -77,14 +77,15 @@ def table(folder: Path, key: str) -> Iterator[str]:
 
 
 def useful(folder: Path) -> Iterator[str]:
-    """As `table`, of the useful thefts beside all."""
+    """As `table`, of the useful thefts beside all, and how many of the others are recognised."""
     rows = read(folder)
-    yield from _head(["scheme", "useful thefts", *METRICS])
+    yield from _head(["scheme", "useful thefts", *METRICS, "recognised of the others"])
     for row in rows:
-        found = row["useful"]
+        found, spoilt = row["useful"], row.get("spoilt")  # not in results of before it was counted
         if found:
             figures = (cell(found[each]) for each in METRICS.values())
-            yield line(f"`{row['scheme']}`", f"{cell(found['positives'], 1)} of {row['positives']:g}", *figures)
+            useful = f"{cell(found['positives'], 1)} of {row['positives']:g}"
+            yield line(f"`{row['scheme']}`", useful, *figures, cell(spoilt["recognised"]) if spoilt else "")
     yield from _origin(rows[0], folder)
 
 

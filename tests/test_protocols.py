@@ -152,6 +152,11 @@ def test_bench_has_a_row_for_each_that_is_left_out(smoke_zoo, tmp_path):
         assert (row["useful"] is not None) == (len(useful) == 2)
         if row["useful"]:
             assert row["useful"]["positives"]["values"] == useful.tolist()
+        lost = mine[mine.positive & ~mine.useful]
+        assert (row["spoilt"] is not None) == (lost.repetition.nunique() == 2)
+        if row["spoilt"]:
+            recognised = (lost.rate > lost.threshold).groupby(lost.repetition).mean()
+            assert row["spoilt"]["recognised"]["values"] == pytest.approx(recognised.tolist())
     assert any(row["useful"] for row in rows)
     assert "metav(iterations=5) without WP" in (tmp_path / "report.md").read_text()
 

@@ -85,7 +85,7 @@ def rows(
         {**_row(scenario, shared, list(kind), results, part), "failed": _failed(failures, *list(kind)[:4])}
         for kind, part in frame(results).groupby(KINDS, sort=False)
     ]
-    none = dict.fromkeys((*METRICS, *COUNTS, *KINDS, "useful", "construct_seconds", "verify_seconds"))
+    none = dict.fromkeys((*METRICS, *COUNTS, *KINDS, "useful", "spoilt", "construct_seconds", "verify_seconds"))
     empty = {**found[0], **none, "queries": found[0]["queries"], "by_lineage": {}, "failed": []}
     done = {_kind(result.cell) for result in results}
     for scheme, queries, models, left_out in dict.fromkeys(_kind(failure.cell) for failure in failures):
@@ -171,6 +171,7 @@ def _row(
         "false_accusations": _summary([int((part.derived & ~part.positive).sum()) for part in repetitions]),
         "missed": _summary([int((~part.derived & part.positive).sum()) for part in repetitions]),
         "useful": _useful(repetitions),
+        "spoilt": _spoilt(repetitions),
         "construct_seconds": _summary([cell.construct_seconds for cell in cells]),
         "verify_seconds": _summary([cell.verify_seconds for cell in cells]),
         "by_lineage": _by_lineage(scenario, scores, cells[0].scores[0].quality),
@@ -197,6 +198,17 @@ def _useful(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any] | None:
     return {
         "positives": counted,
         **{name: _summary([metric(p, n) for p, n in kept]) for name, metric in METRICS.items()},
+    }
+
+
+def _spoilt(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any] | None:
+    """The positives that are not counted there: how many, and the share that is recognised."""
+    lost = [part[part.positive & ~part.useful] for part in repetitions]
+    if not all(map(len, lost)):
+        return None
+    return {
+        "positives": _summary([len(part) for part in lost]),
+        "recognised": _summary([float(part.derived.mean()) for part in lost]),
     }
 
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, compress
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,12 @@ class Zoo:
         self.folder = folder or home() / "zoo" / scenario.name / scenario.profile
         self.settings = {"format": str(FORMAT), **scenario.settings()}
 
+    @cached_property
+    def _table(self) -> frozenset[str]:
+        """The target and the suspects of the table, without what lies between them."""
+        suspects = (suspect.lineage for suspect in self.scenario.suspects)
+        return frozenset(self.scenario.lineage(each).text for each in ("target", *suspects))
+
     # -- names ---------------------------------------------------------------------------------------------------
 
     def identity(self, lineage: str) -> str:
@@ -109,9 +115,12 @@ class Zoo:
             yield list(found)
 
     def snapshots(self, lineage: str) -> list[str]:
-        """Lineages of the snapshots that are kept of a suspect's last training: one for each of the fractions."""
+        """Lineages of the snapshots that are kept of a suspect's last training: one for each of the fractions.
+
+        None of the cohort and of strangers, whose snapshots nothing learns from.
+        """
         found = self.scenario.lineage(lineage)
-        if found.training is None or found.training.until:
+        if found.training is None or found.training.until or found.text not in self._table:
             return []
         epochs = found.training.epochs
         kept = sorted({min(max(1, round(part * epochs)), epochs - 1) for part in self.fractions} - {0})
