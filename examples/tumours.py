@@ -58,6 +58,7 @@ def task() -> Task:
         **parts,
         architectures={"small": lambda: network(16), "wide": lambda: network(256)},
         epochs=60,
+        teachers=64,
         lr=0.003,
     )
 

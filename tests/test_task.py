@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from metav import Fingerprint, Part, Spec, Task, scenarios, verify
+from metav import Fingerprint, Part, Spec, Task, benchmark, scenarios, verify
+from metav.cli import main
 from metav.errors import UsageError
 from metav.scenarios.task_models import ready
 from metav.zoo import Zoo
@@ -255,6 +257,55 @@ def test_another_target_is_another_zoo():
     assert task().scenario().settings() == task().scenario().settings()
     torch.manual_seed(1)
     assert task(target=network()).scenario().settings() != task().scenario().settings()
+
+
+def test_a_task_with_teachers_has_a_cohort(tmp_path):
+    """None of its thefts is a suspect, and the scheme can be used from the zoo to a verdict."""
+    mine = task(teachers=12, architectures={"net": partial(network, 4)}).scenario()
+    suspects = {mine.lineage(each.lineage).text for each in mine.suspects}
+    plan = mine.cohort
+    assert plan.teachers == 12
+    assert {mine.lineage(text).architecture for text in plan.lineages("as it is")[:12]} == {"same"}
+    assert not suspects & {mine.lineage(text).text for text in plan.all()}
+    zoo = Zoo(mine, tmp_path, cohort=True)
+    zoo.build(jobs=1)
+    found = benchmark.construct(zoo, "cohort(level=0.2,pool=20)", mine.suspects, queries=10, seed=0)
+    assert found.provenance["teachers"] == 12
+    assert verify(found, zoo.load("target")).rate > max(verify(found, zoo.load(each)).rate for each in plan.all()[:12])
+
+
+class Fixed(nn.Module):
+    """A layer that cannot be drawn anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3))
+
+    def forward(self, x):
+        return x @ self.weight.T
+
+
+def test_a_task_without_teachers_says_so(tmp_path, capsys, monkeypatch):
+    with pytest.raises(UsageError, match="expected a target whose layers all have reset_parameters for teachers"):
+        task(target=Fixed(), teachers=12)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("METAV_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys.modules[__name__], "made", task(), raising=False)
+    monkeypatch.setitem(sys.modules, "bare", sys.modules[__name__])
+    for command, words in (
+        (
+            ["zoo", "build", "bare:made", "--cohort"],
+            "expected a scenario that plans models for --cohort",
+        ),
+        (["bench", "bare:made", "--scheme", "cohort"], "expected a scenario with a matched-teacher cohort for cohort"),
+        (
+            ["bench", "bare:made", "--protocol", "api"],
+            "expected a scenario that says what an API may let out",
+        ),
+    ):
+        assert main(command) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "home").exists()
 
 
 def bent() -> nn.Module:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from metav import adversarial, training
 from metav.adversarial import Recipe
 from metav.errors import UsageError
-from metav.scenarios.base import Merit, Profile, Scenario, Suspect, thin
+from metav.scenarios import task_cohort
+from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.quality import accuracy, error, likeness
 from metav.scenarios.task_models import (
     PENALTY,
@@ -83,6 +84,9 @@ class Task:
         Epochs and rate of fine-tuning and retraining.
     students, independents
         How many of each architecture.
+    teachers
+        How many models of the target's architecture are trained from other seeds, on your data, for the scheme
+        `cohort`: of use where your target was trained as `fit`, `epochs`, `lr` and `batch` say. 0 for none.
     negatives
         Models that you know to be independent, by name: modules, of torchvision or timm for example, or ONNX files.
         Classifiers among them may answer with logits or with probabilities, whatever `logits` says.
@@ -117,6 +121,7 @@ class Task:
     tuning_lr: float = 0.0003
     students: int = 2
     independents: int = 8
+    teachers: int = 0
     negatives: Mapping[str, nn.Module | str | Path] = field(default_factory=dict)
     fit: Callable[[Sequence[Draft], Mapping[str, Part]], None] | None = None
     quality: Callable[[Model, Model, Part], dict[str, float]] | None = None
@@ -133,6 +138,11 @@ class Task:
             _check_part(name, part, self.spec)
         if (self.quality is None) != (self.merit is None):
             raise UsageError("expected quality and merit, or neither, got one of them: merit is one of its figures.")
+        if self.teachers and not _resettable(self.target):
+            raise UsageError(
+                "expected a target whose layers all have reset_parameters for teachers, got one that has others: add "
+                "it to them, or leave teachers out."
+            )
         with seeded(0):
             _check_answers("the target", self._wrapped(deepcopy(self.target)), self.test.x[:2], self.spec)
 
@@ -173,6 +183,7 @@ class Task:
             f"made of {self._made_of()}",
             data=f"the task {self.name}",
             group=16 if self.fit is None and kind != "images" else 1,
+            cohort=self._cohort(smoke) if self.teachers else None,
         )
 
     def _made_of(self) -> str:
@@ -187,18 +198,17 @@ class Task:
 
     def _suspects(self, smoke: bool) -> Iterator[Suspect]:
         """As Table 3 of the paper, as far as this task has what it takes."""
-        tuned = f"public,{1 if smoke else self.tuning}ep,lr={self.tuning_lr},batch={self.batch}"
-        study = f"{1 if smoke else self.epochs}ep,lr={self.lr},batch={self.batch}"
+        tuned, study = self._settings(smoke)
         for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
             for seed in (1, 2):
-                yield Suspect(lineage=f"target>{row.lower()}({tuned},seed={seed})", family=row, positive=True)
+                yield Suspect(lineage=f"target>{row.lower()}(public,{tuned},seed={seed})", family=row, positive=True)
         for ratio in WP_RATIOS:
             for pruned in (f"target>wp({ratio})", f"target>wp({ratio},global)"):
                 yield Suspect(lineage=pruned, family="WP", positive=True)
         for ratio in FP_RATIOS if _convolves(self.target) else ():
             pruned = f"target>fp({ratio})"
             yield Suspect(lineage=pruned, family="FP", positive=True)
-            yield Suspect(lineage=f"{pruned}>ftal({tuned},seed=1)", family="FP", positive=True)
+            yield Suspect(lineage=f"{pruned}>ftal(public,{tuned},seed=1)", family="FP", positive=True)
         architectures = [*([SAME] if _resettable(self.target) else []), *self.architectures]
         for name in architectures:
             for seed in range(1, self.students + 1):
@@ -210,6 +220,22 @@ class Task:
                 yield Suspect(lineage=lineage, family=f"Independent {name}", positive=False)
         for name in self.negatives:
             yield Suspect(lineage=f"ready({name})", family="Ready", positive=False)
+
+    def _settings(self, smoke: bool) -> tuple[str, str]:
+        """Of fine-tuning, and of a training from scratch."""
+        tuned = f"{1 if smoke else self.tuning}ep,lr={self.tuning_lr},batch={self.batch}"
+        return tuned, f"{1 if smoke else self.epochs}ep,lr={self.lr},batch={self.batch}"
+
+    def _cohort(self, smoke: bool) -> CohortPlan:
+        tuned, study = self._settings(smoke)
+        return task_cohort.plan(
+            f"{SAME}(own,{study},seed=0)",
+            min(self.teachers, 3) if smoke else self.teachers,
+            tuned=tuned,
+            study=study,
+            students=[SAME, *self.architectures][: 1 if smoke else None],
+            convolves=_convolves(self.target),
+        )
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
         if self.spec.output == "probabilities":
