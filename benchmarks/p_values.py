@@ -2,16 +2,18 @@
 
     python benchmarks/p_values.py [--targets 20] [--jobs 2] [--out FILE]
 
-Strangers are all independent models of the zoo and of the open world. Teachers and thefts from them serve all targets.
-The p-values of strangers against one target hang together, as they share queries and teachers: what counts is how many
-targets there are. Writes every p-value, draws their distribution beside FILE, and prints the mean share of strangers
-with a p-value of at most some levels, with its 95 % interval over targets: for a valid one it is the level at most.
+Strangers are all independent models of the zoo and of the open world, and the zoo's from other seeds. Teachers and
+thefts from them serve all targets. The p-values of strangers against one target hang together, as they share queries
+and teachers: what counts is how many targets there are. Writes every p-value, draws their distribution beside FILE, and
+prints the mean share of strangers with a p-value of at most some levels, with its 95 % interval over targets: for a
+valid one it is the level at most.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from dataclasses import replace
@@ -30,6 +32,7 @@ from metav.verification import query
 from metav.zoo import Zoo
 
 SCHEME = "cohort(exact=1)"
+SEED, LATER = re.compile(r"\bseed=(\d+)"), 1000  # of strangers that the zoo does not hold
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -62,9 +65,17 @@ def zoo_of(target: int) -> Zoo:
     assert scenario.cohort is not None
     pruned = next(each for each in scenario.suspects if each.family == "WP")  # an ensemble must have a theft
     known, met = ([each for each in side if not each.positive] for side in (scenario.suspects, scenario.strangers))
+    more = [
+        replace(each, lineage=SEED.sub(lambda seed: f"seed={int(seed[1]) + LATER}", each.lineage)) for each in known
+    ]
     cohort = replace(scenario.cohort, copies=1)
-    some = replace(scenario, suspects=(pruned, *known), strangers=tuple(met), cohort=cohort)
+    some = replace(scenario, suspects=(pruned, *known), strangers=(*met, *more), cohort=cohort)
     return Zoo(some, cohort=True, open_world=True)
+
+
+def later(seed: re.Match[str]) -> str:
+    """Another seed in its place."""
+    return f"seed={int(seed[1]) + LATER}"
 
 
 def p_values(target: int) -> list[dict[str, Any]]:
