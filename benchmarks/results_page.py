@@ -11,7 +11,8 @@ from metav.paper import page
 
 
 def main() -> None:
-    print(page.write(Path("results/paper"), Path("docs/results.md")))
+    for where in (None, Path("docs/results.md")):
+        print(page.write(Path("results/paper"), where))
 
 
 if __name__ == "__main__":

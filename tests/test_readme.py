@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from shutil import copytree
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from joblib.externals.loky import get_reusable_executor
 import tiny
 from metav import schemes
 from metav.errors import UsageError
+from metav.paper import page
 from metav.report import cell
 from metav.results import METRICS
 
@@ -99,6 +101,14 @@ def test_the_harder_tables_are_rendered_from_the_committed_results(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     harder = importlib.import_module("harder_page")
     assert harder.PAGE.read_text() == harder.page()
+
+
+@pytest.mark.parametrize("name", ["docs/results.md", "results/paper/report.md"])
+def test_the_papers_page_is_rendered_from_the_committed_results(name, tmp_path):
+    copytree(ROOT / "results" / "paper", tmp_path / "results" / "paper")
+    (tmp_path / "docs").mkdir()
+    page.write(tmp_path / "results" / "paper", tmp_path / name)
+    assert (tmp_path / name).read_text() == (ROOT / name).read_text()
 
 
 def test_what_is_harder_is_what_the_committed_results_say():
