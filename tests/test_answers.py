@@ -10,7 +10,7 @@ import torch
 import tiny
 from metav.answers import understand
 from metav.errors import SuspectError
-from metav.suspects.facade import AnswerNoise, Rounding, Tempering, Top
+from metav.suspects.changed_answers import AnswerNoise, Rounding, Tempering, Top
 
 X = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
 LOGITS = tiny.of_tables(1).logits(3 * X).detach() * 4

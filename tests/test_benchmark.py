@@ -14,7 +14,7 @@ from metav import benchmark, protocols, schemes
 from metav.errors import UsageError
 from metav.scenarios import Suspect
 from metav.schemes import MetaV
-from metav.suspects.facade import AnswerNoise, Rounding, Top
+from metav.suspects.changed_answers import AnswerNoise, Rounding, Top
 from metav.verification import verify
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 import tiny
-from metav import schemes
+from metav import scenarios, schemes
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.schemes.base import CohortModels
@@ -350,6 +351,37 @@ def test_a_theft_has_the_smallest_p_value_and_is_called_derived(models):
 def test_a_level_that_no_rank_can_reach_is_a_sentence():
     with pytest.raises(UsageError, match=r"expected at least 100 teachers for a level of 0.01, got 48: "):
         schemes.get("cohort(exact=1)").construct(tiny.regressors(), queries=5, seed=0)
+
+
+def test_matches_with_owners_are_those_of_a_literal_loop():
+    """Each owner's largest match over kinds, in that kind's spread over owners."""
+    generator = torch.Generator().manual_seed(0)
+    scorer = CohortRank(columns=6, kinds=2, owners=5, output="regression")
+    for buffer in (scorer.mu, scorer.owners):
+        buffer.copy_(torch.randn(buffer.shape, generator=generator))
+    scorer.sd.copy_(0.5 + torch.rand(scorer.sd.shape, generator=generator))
+    answers = 3 * torch.randn(6, generator=generator)
+    largest = []
+    for owner in range(5):
+        found = []
+        for kind in range(2):
+            deviation = [
+                2 * math.tanh(float((answers[c] - scorer.mu[kind, c]) / scorer.sd[kind, c]) / 2) for c in range(6)
+            ]
+            products = [sum(deviation[c] * float(scorer.owners[kind, c, each]) for c in range(6)) for each in range(5)]
+            found.append((products[owner] - statistics.mean(products)) / (statistics.stdev(products) + 1e-3))
+        largest.append(max(found))
+    assert scorer.matches(answers).tolist() == pytest.approx(largest, rel=1e-4)
+    better = sum(each >= largest[0] for each in largest)
+    assert scorer.p_value(answers.reshape(6, 1)) == pytest.approx(better / 5)
+
+
+def test_a_fingerprint_of_skin_is_a_file_of_less_than_20_mb(tmp_path):
+    plan, spec = scenarios.load("skin", "cpu").cohort, scenarios.load("skin", "cpu").spec
+    scorer = CohortMatch(100, 50, 7, len(plan.kinds), plan.teachers, spec.output, 0.01)
+    queries = torch.zeros(100, *spec.input_shape)
+    Fingerprint(queries=queries, scorer=scorer, spec=spec, reference=torch.zeros(100, 7)).save(tmp_path / "fp")
+    assert 1e6 < (tmp_path / "fp").stat().st_size < 20e6
 
 
 def test_answers_that_match_all_owners_alike_are_no_evidence(models):

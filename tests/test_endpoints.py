@@ -23,7 +23,7 @@ from metav.endpoints.retried import Retried
 from metav.endpoints.wrappers import Batched, Changed, Paced
 from metav.errors import EndpointError, UsageError
 from metav.schemes import get
-from metav.suspects.facade import Rounding, Top
+from metav.suspects.changed_answers import Rounding, Top
 from metav.verification import verify
 from misbehaving import FAULTS, serving
 

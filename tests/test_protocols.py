@@ -16,7 +16,7 @@ from metav.cli import main
 from metav.errors import UsageError
 from metav.scenarios.base import Merit
 from metav.suspects import parse
-from metav.suspects.facade import Top
+from metav.suspects.changed_answers import Top
 from metav.zoo import Zoo
 
 NAMES = ("warfarin", "skin", "fashion")
@@ -192,6 +192,13 @@ def test_an_api_that_lets_less_out_is_asked_the_same_fingerprint(smoke_zoo):
     plain = benchmark.run_cell(smoke_zoo, Cell(scheme=cell.scheme, repetition=0, queries=6)).scores
     assert found[found.view == ""].rate.tolist() == [score.rate for score in plain]
     assert found[found.view == "whole mg"].rate.tolist() != [score.rate for score in plain]
+
+
+@pytest.mark.parametrize(
+    ("name", "views"), [("skin", {"2 digits", "top 3", "label"}), ("warfarin", {"whole mg"}), ("fashion", {"8 bits"})]
+)
+def test_each_scenario_says_what_an_api_may_let_out(loaded, name, views):
+    assert set(loaded[name].views) == views
 
 
 def test_what_a_classifier_may_let_out():

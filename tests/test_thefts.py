@@ -17,16 +17,8 @@ from metav.optim import SGD, Adam
 from metav.scenarios import Suspect
 from metav.suspects import Distillation, parse
 from metav.suspects.base import Draft, Training, layers
-from metav.suspects.facade import (
-    AnswerNoise,
-    Blurring,
-    Clipping,
-    Compression,
-    Rescaling,
-    Rounding,
-    Squeezing,
-    Tempering,
-)
+from metav.suspects.changed_answers import AnswerNoise, Clipping, Rescaling, Rounding, Tempering
+from metav.suspects.changed_inputs import Blurring, Compression, Squeezing
 from metav.suspects.fine_pruning import cut_off
 from metav.suspects.perturbation import Quantisation, WeightNoise
 from metav.training import (

@@ -21,7 +21,7 @@ from metav.scenarios.fashion_open import STRANGE, outsiders
 from metav.scenarios.fashion_open import suspects as strangers
 from metav.scenarios.quality import frechet
 from metav.spec import Model, Spec
-from metav.suspects.facade import Rounding
+from metav.suspects.changed_answers import Rounding
 from metav.training import Part
 
 # Codes are trained from N(0, 1). With this box a query starts from the same law, as far as two moments tell:

@@ -21,7 +21,7 @@ from metav.scenarios.skin_open import outsiders
 from metav.scenarios.skin_open import suspects as strangers
 from metav.scenarios.skin_strange import STRANGE
 from metav.spec import Spec
-from metav.suspects.facade import Rounding, Top
+from metav.suspects.changed_answers import Rounding, Top
 from metav.training import Objective, Part, class_error, fit, soften
 
 SPLIT_SEED = 0

@@ -17,7 +17,7 @@ from metav.scenarios.warfarin_nets import HIDDEN, STRANGE, UNUSUAL, mlp
 from metav.scenarios.warfarin_open import outsiders
 from metav.scenarios.warfarin_open import suspects as strangers
 from metav.spec import Model, Spec
-from metav.suspects.facade import Rounding
+from metav.suspects.changed_answers import Rounding
 from metav.training import (
     Objective,
     Part,

@@ -9,18 +9,9 @@ from typing import Any
 
 from metav.errors import unknown
 from metav.suspects.base import Training
+from metav.suspects.changed_answers import AnswerNoise, Clipping, Rescaling, Rounding, Tempering, Top
+from metav.suspects.changed_inputs import Blurring, Compression, Squeezing
 from metav.suspects.distillation import Distillation
-from metav.suspects.facade import (
-    AnswerNoise,
-    Blurring,
-    Clipping,
-    Compression,
-    Rescaling,
-    Rounding,
-    Squeezing,
-    Tempering,
-    Top,
-)
 from metav.suspects.fine_pruning import FinePruning
 from metav.suspects.finetuning import FineTuning, Retraining
 from metav.suspects.independent import Independent, Ready

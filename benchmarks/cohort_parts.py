@@ -1,0 +1,89 @@
+"""What the parts of a matched-teacher cohort cost and bring: fewer teachers, fewer kinds of theft, other options.
+
+    python benchmarks/cohort_parts.py [--scenario warfarin] [--repeats 5] [--jobs 2] [--out FILE]
+
+Each variant is a scheme on the zoo of a smaller cohort, tested by the paper's protocol and in the open world. Minutes
+are those of one process for the training of the cohort's models, from the zoo's records. Writes all rows, and prints a
+table. Interrupted, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from metav import benchmark, paper, protocols, results, scenarios
+from metav.report import cell, line
+from metav.scenarios import Scenario
+from metav.scenarios.base import CohortPlan
+from metav.storage import make_folder, write_atomic
+from metav.zoo import Zoo
+
+GROUPS = {  # of kinds of theft, by the first step of each
+    "pruning": ("wp", "fp"),
+    "tuning and retraining": ("ftll", "ftal", "rtll", "rtal"),
+    "students": ("distill",),
+    "extractions": ("extract",),
+}
+OPTIONS = ("ridge=0.1", "ridge=2", "independents=0", "near=0", "near=1", "pool=0", "pool=3000")
+PROTOCOLS: tuple[protocols.Protocol, ...] = ("paper", "open-world")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenario", choices=paper.SCENARIOS, default="warfarin")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="default: results/cohort-parts/SCENARIO.json")
+    options = parser.parse_args()
+    out = options.out or Path("results/cohort-parts") / f"{options.scenario}.json"
+    command = shlex.join(["python", "benchmarks/cohort_parts.py", *sys.argv[1:]])
+    scenario = scenarios.load(options.scenario, "cpu")
+    heads = ("cohort", "models", "minutes", "paper: ARUC", "missed", "open world: AUC", "false accusations", "missed")
+    table, rows = [line(*heads), "|---" * len(heads) + "|"], []
+    for name, plan, scheme in variants(scenario, paper.COHORT[options.scenario]):
+        zoo = Zoo(replace(scenario, cohort=plan), cohort=True, open_world=True)
+        zoo.build(jobs=options.jobs)
+        known = {zoo.scenario.lineage(each).text for each in plan.all()} - {"target"}
+        minutes = sum(zoo.record(each).seconds for each in known) / 60
+        found = []
+        for protocol in PROTOCOLS:
+            cells = benchmark.run(zoo, [scheme], repeats=options.repeats, protocol=protocol, jobs=options.jobs)
+            found += results.rows(zoo.scenario, cells, command)
+        rows += [{"variant": name, "models": len(known), "minutes": minutes, **row} for row in found]
+        on_paper, outside = found
+        figures = (cell(on_paper["aruc"]), cell(on_paper["missed"], 1), cell(outside["auc"]))
+        counts = (cell(outside[key], 1) for key in ("false_accusations", "missed"))
+        table.append(line(name, str(len(known)), f"{minutes:.1f}", *figures, *counts))
+        print(table[-1], flush=True)
+        make_folder(out.parent)
+        write_atomic(out, (json.dumps(rows, indent=1) + "\n").encode())
+    print("\n" + "\n".join(table))
+
+
+def variants(scenario: Scenario, scheme: str) -> Iterator[tuple[str, CohortPlan, str]]:
+    """What is measured: a name, the plan of the cohort, and the scheme."""
+    plan = scenario.cohort
+    assert plan is not None
+    yield f"as planned: {plan.teachers} teachers", plan, scheme
+    for share in (2, 4, 8):
+        fewer = replace(plan, teachers=plan.teachers // share)
+        yield f"{fewer.teachers} teachers", fewer, scheme
+    for group, steps in GROUPS.items():
+        kept = {name: links for name, links in plan.kinds.items() if links.partition("(")[0] not in steps}
+        if kept != plan.kinds:
+            yield f"without {group}", replace(plan, kinds=kept), scheme
+    if plan.others:
+        yield "without its independent models", replace(plan, others=()), scheme
+    name, _, given = scheme.rstrip(")").partition("(")
+    for option in OPTIONS:
+        yield f"`{option}`", plan, f"{name}({', '.join(filter(None, (given, option)))})"
+
+
+if __name__ == "__main__":
+    main()
