@@ -22,7 +22,6 @@ from metav import benchmark, evaluation, paper, protocols, scenarios
 from metav.engine import one_thread
 from metav.fingerprint import Fingerprint
 from metav.scenarios import Suspect
-from metav.schemes.metav import box
 from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
 from metav.verification import query
 from metav.zoo import Zoo
@@ -65,7 +64,9 @@ def literal(zoo: Zoo, construction: Sequence[Suspect], seed: int) -> Fingerprint
     spec = zoo.scenario.spec
     chance = random.Random(seed)
     models = {suspect: plain(zoo.load(suspect.lineage)) for suspect in construction}
-    target, ensemble = plain(zoo.load("target")), benchmark.ensemble(zoo, construction)
+    target = plain(zoo.load("target"))
+    low, high = spec.bounds()
+    middle, half = (high + low) / 2, (high - low) / 2
     sides = [[model for suspect, model in models.items() if suspect.positive is side] for side in (False, True)]
     torch.manual_seed(seed)
     w = torch.randn(QUERIES, *spec.input_shape, requires_grad=True)
@@ -74,13 +75,14 @@ def literal(zoo: Zoo, construction: Sequence[Suspect], seed: int) -> Fingerprint
     with one_thread():
         for _ in range(ITERATIONS):
             negative, positive = map(chance.choice, sides)
-            x = box(w, ensemble)
+            x = middle + half * w.tanh()
             log_p = verifier(torch.stack([model(x).flatten() for model in (negative, target, positive)]))
             loss = -(log_p[2, POSITIVE] + log_p[1, POSITIVE] + log_p[0, NEGATIVE])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    return Fingerprint(queries=box(w.detach(), ensemble), scorer=verifier.eval().requires_grad_(False), spec=spec)
+    queries = spec.clamp(middle + half * w.detach().tanh())
+    return Fingerprint(queries=queries, scorer=verifier.eval().requires_grad_(False), spec=spec)
 
 
 def aruc(zoo: Zoo, made: Fingerprint, test: Sequence[Suspect]) -> float:

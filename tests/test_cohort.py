@@ -6,8 +6,10 @@ import math
 import statistics
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_t
 from torch import Tensor
 
 import tiny
@@ -18,6 +20,7 @@ from metav.schemes.base import CohortModels
 from metav.schemes.cohort import Cohort
 from metav.schemes.cohort_answers import FAR, FOLDS, Answers, Conditioned, candidates, choose, moments, one_by_one
 from metav.scorers.cohort import CLIP, COLUMNS, TINY, CohortMatch, CohortRank, columns
+from metav.scorers.control import MatchedControl, tail
 from metav.stacks import together
 from metav.verification import verify
 
@@ -205,15 +208,17 @@ def test_each_known_model_is_met_once_by_queries_and_a_scorer_without_it(teacher
     known = Answers(ensemble, few, 0.5).known(ensemble.data)
     met = []
     for rest, strangers in known.folds():
-        made_from = torch.cat([rest.independent, *(thefts[: rest.teachers] for thefts in rest.thefts)])
-        models = torch.cat([each.flatten(0, 1) for each in strangers])
+        made_from = torch.cat([rest.independent, *rest.thefts])
+        alone, from_teachers, from_target = strangers
+        models = torch.cat([alone, from_teachers.flatten(0, 1), from_target[:, 1:].flatten(0, 1)])  # copies are alike
         assert not (made_from[:, None] == models).flatten(2).all(2).any()
         for index, (thefts, every) in enumerate(zip(rest.thefts, known.thefts, strict=True)):
-            assert torch.equal(thefts[rest.teachers :], every[teachers:])
-            assert all(any(torch.equal(each, theft) for theft in every) for each in strangers[1][:, index])
+            assert len(thefts) + len(from_teachers) + len(from_target) == len(every)
+            assert all(any(torch.equal(each, theft) for theft in every[:teachers]) for each in from_teachers[:, index])
+            assert all(any(torch.equal(each, theft) for theft in every[teachers:]) for each in from_target[:, index])
         assert [len(kind.c) for kind in rest.moments()] == [rest.teachers] * 2
         met.append(models)
-    everyone = torch.cat([known.independent, *(thefts[:teachers] for thefts in known.thefts)])
+    everyone = torch.cat([known.independent, known.thefts[0][:teachers], *known.thefts[1:]])
     assert torch.equal(torch.cat(met).flatten(1).sum(1).sort().values, everyone.flatten(1).sum(1).sort().values)
     found = schemes.get("cohort(pool=60)").construct(replace(ensemble, cohort=few), queries=12, seed=0)
     assert 0 <= verify(found, ensemble.target).rate <= 1
@@ -241,25 +246,80 @@ def test_the_calibration_chooses_queries_and_makes_scorers_without_those_they_me
     monkeypatch.setattr(CohortMatch, "matches", matches_)
     schemes.get("cohort(pool=60)").construct(tiny.regressors(), queries=12, seed=0)
     *parts, whole = chosen
+    copies = 4
     assert [known.teachers for known in chosen] == teachers == [36] * FOLDS + [48]
-    assert sum(each.shape[:2].numel() for each in met) == len(whole.independent) + 48 * len(whole.thefts)
-    assert [len(each) for each in met[1::2]] == [12] * FOLDS
-    for index, strangers in enumerate(met):
-        known = parts[index // 2]
+    assert [len(known.thefts[0]) for known in chosen] == [39] * FOLDS + [48 + copies]
+    assert sum(each.shape[:-1].numel() for each in met) == len(whole.independent) + (48 + copies) * len(whole.thefts)
+    assert [len(each) for each in met[1::3]] == [12] * FOLDS
+    assert [len(each) for each in met[2::3]] == [1] * FOLDS
+    for index, left_out in enumerate(met):
+        known = parts[index // 3]
         used = torch.cat([known.independent, *known.thefts]).flatten(1)
-        assert not (used[:, None] == strangers.flatten(0, 1)).all(2).any()
+        models = left_out[:, 1:].flatten(0, 1) if index % 3 == 2 else left_out.flatten(0, -2)  # copies are alike
+        assert not (used[:, None] == models).all(2).any()
 
 
-def test_a_level_is_the_share_of_strangers_that_are_accused():
-    """Values of Gumbel's law, of which the calibration sees some and the test others."""
-    uniform = torch.rand(4000, 1, 1, generator=torch.Generator().manual_seed(0)).clamp(1e-6, 1 - 1e-6).double()
-    values = 5 - 2 * (-uniform.log()).log()
-    for level in (0.1, 0.01):
-        scorer = CohortMatch(queries=1, near=0, size=1, kinds=1, teachers=3, output="regression", level=level).double()
-        scorer.calibrate([values[:2000].expand(-1, -1, 3)])
-        assert scorer.location * scorer.spread[0] == pytest.approx(5, rel=0.05)
-        above = scorer.above(values[2000:, 0].expand(-1, 3))
-        assert (above > 0).double().mean() == pytest.approx(level, rel=0.4)
+@pytest.mark.parametrize("law", ["gumbel", "exponential", "normal"])
+def test_a_level_is_the_share_of_strangers_that_are_accused(law):
+    """Values of some laws, of which the calibration sees some and the test others; at most twice it for two tests."""
+    uniform = torch.rand(8000, generator=torch.Generator().manual_seed(0)).clamp(1e-6, 1 - 1e-6).double()
+    values = {
+        "gumbel": 5 - 2 * (-uniform.log()).log(),
+        "exponential": -3 * uniform.log(),
+        "normal": noise(8000),
+    }[law]
+    for level in (0.05, 0.01):
+        begin, scale, share = tail(values[:4000])
+        p = share * torch.exp(-(values[4000:] - begin) / scale)
+        assert (p < level).double().mean() == pytest.approx(level, rel=0.5)
+
+
+def test_few_values_have_a_tail_too():
+    begin, scale, share = tail(torch.tensor([3.0, 1.0, 2.0]))
+    assert (float(begin), float(scale), share) == (1.0, 1.5, 2 / 3)
+
+
+def literal_ratio(z: Tensor, strangers: list[Tensor], target: Tensor) -> float:
+    """The logarithm of the ratio, by its docstring, with scipy's t-distributions."""
+    pooled = np.cov(torch.cat(strangers).numpy().T)
+    scatters = []
+    for group in strangers:
+        scatter = 0.5 * np.cov(group.numpy().T) + 0.5 * pooled
+        scatters.append(0.7 * scatter + 0.3 * np.diag(np.maximum(np.diag(scatter), 1)))
+
+    def density(centre: Tensor, scatter) -> float:
+        return multivariate_t(loc=centre.numpy(), shape=scatter, df=50).pdf(z.numpy())
+
+    alone, *controls = [density(group.mean(0), scatter) for group, scatter in zip(strangers, scatters, strict=True)]
+    stolen = [density(centre, scatter) for centre, scatter in zip(target.mean(0), scatters[1:], strict=True)]
+    return math.log(np.mean(stolen)) - math.log(0.5 * alone + 0.5 * np.mean(controls))
+
+
+def test_the_matched_control_is_that_of_a_literal_reference():
+    independent, teachers, target = noise(30, 6, seed=1), 2 * noise(20, 3, 6, seed=2), 3 + noise(4, 3, 6, seed=3)
+    control = MatchedControl(3, 6).double()
+    control.fit(independent, teachers, target)
+    suspects = torch.cat([target[0], teachers[0], independent[:3]])
+    expected = [literal_ratio(each, [independent, *teachers.unbind(1)], target) for each in suspects]
+    assert control(suspects).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_weak_thefts_of_a_known_kind_are_told_from_strangers():
+    """Matches that are small, but those of a kind of theft; strangers have some large ones by chance."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn_(*shape: int) -> Tensor:
+        return torch.randn(*shape, 30, generator=generator)
+
+    scorer = CohortMatch(queries=2, near=1, size=1, kinds=10, teachers=3, output="regression", level=0.01)
+    shift = torch.zeros(10, 30)
+    shift[:9], shift[9, :20] = 15.0, 1.2  # nine kinds that match well, and one that hardly does
+    scorer.calibrate(drawn_(80), drawn_(200, 10), shift + drawn_(8, 10))
+    weak, strangers = shift[9] + drawn_(200), drawn_(2000)
+    assert (scorer.above(weak) > 0).float().mean() > 0.9
+    assert (scorer.above(strangers) > 0).float().mean() <= 0.01
+    largest = scorer.tests(torch.cat([weak, strangers]))[:, 0]
+    assert (largest[:200] > largest[200:].quantile(0.99)).float().mean() < 0.5
 
 
 def test_fewer_than_three_teachers_are_a_sentence():
@@ -282,7 +342,8 @@ def test_a_file_holds_answers_and_no_weights(made, tmp_path):
     for model in tiny.regressors().positives:
         assert verify(loaded, model).rate == verify(made, model).rate
     columns_ = 20 * 2
-    expected = {"mu": 2 * columns_, "sd": 2 * columns_, "spread": 6, "location": 1, "scale": 1}
+    expected = {"mu": 2 * columns_, "sd": 2 * columns_, "spread": 6, "begin": 2, "scale": 2, "share": 1}
+    expected |= {"control.centres": 5 * 6, "control.precision": 3 * 36, "control.height": 3}
     for view, width in {"near": 16, "far": 24, "all": 40}.items():
         expected |= {f"target_{view}": 2 * width, f"cohort_{view}": 2 * width * 48, f"share_{view}": 2 * 48}
     assert {name: each.numel() for name, each in made.scorer.state_dict().items()} == expected

@@ -78,7 +78,7 @@ SIZES: Mapping[Profile, Size] = {
         lr={"S": 0.001, "M": 0.001, "L": 0.001, "XL": 0.001, "XXL": 0.0005},
         tuning=1,
         teachers=3,
-        copies=1,
+        copies=2,
         student=1,
         small=1,
     ),

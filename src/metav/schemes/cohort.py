@@ -21,6 +21,7 @@ from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use
 from metav.schemes.cohort_answers import (
+    LEAST_COPIES,
     LEAST_TEACHERS,
     Answers,
     Conditioned,
@@ -134,21 +135,25 @@ class Cohort:
         )
 
     def _match(self, answers: Answers, x: Tensor, real: Tensor, counts: tuple[int, int]) -> tuple[Tensor, CohortMatch]:
-        """Queries and their scorer, calibrated on independent models and on thefts from teachers.
+        """Queries and their scorer, calibrated on independent models and on thefts from teachers and target.
 
         Each fold of these is met by queries and a scorer that were made from all others: models that had a part in
-        either are told apart from the target more easily than a stranger is.
+        either are told apart from the target more easily than a stranger is, or from strangers more easily.
         """
         known = answers.known(x)
-        found: list[Tensor] = []
-        for rest, strangers in known.folds():
+        if (copies := len(known.thefts[0]) - known.teachers) < LEAST_COPIES:
+            raise UsageError(
+                f"expected at least {LEAST_COPIES} copies of the target, got {copies}: plan a larger cohort."
+            )
+        found: list[list[Tensor]] = []
+        for rest, left_out in known.folds():
             picked = self._choose(rest, real, counts)
             scorer = self._scorer(answers, rest.at(picked).moments(), counts[0])
-            found += [scorer.matches(each[:, :, picked].flatten(2)) for each in strangers if len(each)]
+            found.append([scorer.matches(each[..., picked, :].flatten(-2)) for each in left_out])
         x = x[self._choose(known, real, counts)]
         answers = Answers(answers.ensemble, answers.cohort, self.independents)  # suspects are asked in float32 too
         scorer = self._scorer(answers, answers.known(x).moments(), counts[0])
-        scorer.calibrate(found)
+        scorer.calibrate(*map(torch.cat, zip(*found, strict=True)))
         return x, scorer
 
     def _choose(self, known: Known, real: Tensor, counts: tuple[int, int]) -> list[int]:

@@ -18,6 +18,7 @@ from metav.stacks import in_batches
 
 FOLDS = 4  # of teachers and independent models: each is met by queries and a scorer that were made without it
 LEAST_TEACHERS = 3
+LEAST_COPIES = 2  # of the target: one is left out
 FLOOR = 0.25  # added to each sd: a share of the teachers' usual spread on real data
 DATA = 1000  # examples that the usual spread is taken over
 FAR = 6.0  # independent models' deviations are squashed to so many sd
@@ -182,24 +183,26 @@ class Known:
         """The answers to some of the inputs."""
         return replace(self, thefts=[each[:, inputs] for each in self.thefts], independent=self.independent[:, inputs])
 
-    def folds(self) -> Iterator[tuple[Known, tuple[Tensor, Tensor]]]:
-        """Parts of teachers and independent models: all but a part, and the answers of that part.
+    def folds(self) -> Iterator[tuple[Known, tuple[Tensor, Tensor, Tensor]]]:
+        """Parts of all models: all but a part, and the answers of that part.
 
-        These are (models, 1, n, c) of its independent models and (teachers, K, n, c) of the thefts from its teachers.
-        An independent model and one that was made from it may be in two parts; `floor` is that of all teachers.
+        These are (models, n, c) of its independent models and (models, K, n, c) of the thefts from its teachers and
+        from its copies of the target. An independent model and one that was made from it may be in two parts; `floor`
+        is that of all teachers.
         """
         count = min(FOLDS, self.teachers)
+        owners = torch.arange(len(self.thefts[0])) % count
+        is_teacher = torch.arange(len(owners)) < self.teachers
+        thefts = torch.stack(list(self.thefts), 1)
         for fold in range(count):
-            out, others = (torch.arange(size) % count == fold for size in (self.teachers, len(self.independent)))
-            kept = torch.cat([~out, torch.ones(len(self.thefts[0]) - self.teachers, dtype=torch.bool)])
+            out, others = owners == fold, torch.arange(len(self.independent)) % count == fold
             rest = replace(
                 self,
-                thefts=[each[kept] for each in self.thefts],
+                thefts=[each[~out] for each in self.thefts],
                 independent=self.independent[~others],
-                teachers=self.teachers - int(out.sum()),
+                teachers=int((is_teacher & ~out).sum()),
             )
-            thefts = torch.stack([each[: self.teachers][out] for each in self.thefts], 1)
-            yield rest, (self.independent[others, None], thefts)
+            yield rest, (self.independent[others], thefts[out & is_teacher], thefts[out & ~is_teacher])
 
 
 class Answers:

@@ -8,19 +8,18 @@ target stands out. Each kind of theft was applied to target and teachers alike, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from metav.scorers.control import LEAST_SPREAD, MatchedControl, tail
+
 COLUMNS = 8  # of one image: projections of its pixels
 LEAST = 1e-3  # probabilities below are taken for it: what an API that rounds, or leaves classes out, may hide
 CLIP = 2.0  # deviations are squashed to so many of the cohort's spreads
 TOP = 3  # largest matches that are averaged
-SLOPE = 2.0  # of the sigmoid, in units of the law of strangers' values
-EULER = 0.5772156649  # mean of Gumbel's law of scale 1 at 0
-LEAST_SPREAD = 1.0  # of strangers' matches; a handful of models may all be near the mean by chance
+SLOPE = 2.0  # of the sigmoid
 TINY = 1e-3  # of a spread of matches
 
 
@@ -46,9 +45,12 @@ class CohortMatch(nn.Module):
     The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
     mean and spread of the teachers' answers, and S the suspect's deviation from mu in units of sd, squashed: z is by
     how many of their spreads S' A F is above the mean of the teachers' S_j' A_j T_j, where A_j is A, and S_j is S,
-    without T_j itself. Each z is divided by its spread over models that are known as strangers; the mean of the largest
-    three is the suspect's value. Strangers' values follow an extreme-value law (Gumbel), which is fitted to the known
-    ones; the rate is 0.5 where a share `level` of them is expected to lie above.
+    without T_j itself.
+
+    Two tests look at the z. One is for thefts of any kind: each z is divided by its spread over models that are known
+    as strangers, and the largest three are averaged. One is for thefts of the cohort's kinds, however little they match
+    (`MatchedControl`). Each has a tail law, learnt from known strangers; the smaller of the two p-values counts, twice.
+    The rate is 0.5 where that is `level`.
 
     Parameters
     ----------
@@ -68,8 +70,9 @@ class CohortMatch(nn.Module):
     # besides, for each view of w columns: target_VIEW (K, w), which is A F, and cohort_VIEW (K, w, teachers), A_j T_j,
     # and share_VIEW (K, teachers): (S_j - S)' A_j T_j, as mu without T_j is another
     spread: Tensor  # (3 K): of strangers' z, by view and kind
-    location: Tensor  # (): of the law of strangers' values
-    scale: Tensor  # (): of the same
+    begin: Tensor  # (2,): of both tests, where the tail of known strangers' values begins
+    scale: Tensor  # (2,): of that tail
+    share: Tensor  # (): of known strangers in it
 
     def __init__(
         self, queries: int, near: int, size: int, kinds: int, teachers: int, output: str, level: float
@@ -85,8 +88,10 @@ class CohortMatch(nn.Module):
             self.register_buffer(f"cohort_{name}", torch.zeros(kinds, last - first, teachers))
             self.register_buffer(f"share_{name}", torch.zeros(kinds, teachers))
         self.register_buffer("spread", torch.ones(len(self.views()) * kinds))
-        self.register_buffer("location", torch.zeros(()))
-        self.register_buffer("scale", torch.ones(()))
+        self.control = MatchedControl(kinds, len(self.views()) * kinds)
+        self.register_buffer("begin", torch.zeros(2))
+        self.register_buffer("scale", torch.ones(2))
+        self.register_buffer("share", torch.ones(()))
 
     def views(self) -> dict[str, tuple[int, int]]:
         """First column of each view, and the first that is no more of it."""
@@ -105,23 +110,28 @@ class CohortMatch(nn.Module):
             found.append((own - others.mean(-1)) / (others.std(-1) + TINY))
         return torch.cat(found, -1)
 
-    def value(self, matches: Tensor) -> Tensor:
-        """What the rate is made of, from matches (..., 3 K)."""
-        return (matches / self.spread).topk(min(TOP, len(self.spread))).values.mean(-1)
+    def tests(self, matches: Tensor) -> Tensor:
+        """The values (..., 2) of both tests, from matches (..., 3 K)."""
+        largest = (matches / self.spread).topk(min(TOP, len(self.spread))).values.mean(-1)
+        return torch.stack([largest, self.control(matches)], -1)
 
-    def calibrate(self, matches: Sequence[Tensor]) -> None:
-        """Learn how strangers match from some that are known: (n, thefts, 3 K) of n models and the thefts from each.
+    def calibrate(self, independent: Tensor, teachers: Tensor, target: Tensor) -> None:
+        """Learn from matches of models that are known, given as to `MatchedControl.fit`: (n, 3 K) and (models, K, 3 K).
 
-        The law is that of the largest value of a model and what was made from it (Gumbel's, by its first two moments).
+        The laws of large values are those of strangers, where a teacher and all that was stolen from it count once.
         """
-        self.spread.copy_(torch.cat([each.flatten(0, 1) for each in matches]).std(0).clamp_min(LEAST_SPREAD))
-        values = torch.cat([self.value(each).amax(1) for each in matches])
-        self.scale.copy_((values.std() * 6**0.5 / math.pi).clamp_min(TINY))
-        self.location.copy_(values.mean() - EULER * self.scale)
+        self.spread.copy_(torch.cat([independent, teachers.flatten(0, 1)]).std(0).clamp_min(LEAST_SPREAD))
+        self.control.fit(independent, teachers, target)
+        values = torch.cat([self.tests(independent), self.tests(teachers).amax(1)])
+        for test in range(2):
+            self.begin[test], scale, share = tail(values[:, test])
+            self.scale[test] = scale.clamp_min(TINY)
+            self.share.fill_(share)
 
     def above(self, matches: Tensor) -> Tensor:
-        """How far matches (..., 3 K) are above what a share `level` of strangers exceeds, in the law's scale."""
-        return (self.value(matches) - self.location) / self.scale + math.log(-math.log1p(-self.level))
+        """By how much matches (..., 3 K) are rarer among strangers than `level`: a logarithm, of p-values."""
+        rare = ((self.tests(matches) - self.begin) / self.scale).amax(-1) - self.share.log()
+        return rare - math.log(2) + math.log(self.level)
 
     def rate(self, outputs: Tensor) -> float:
         """Matching rate in [0, 1] of outputs (N, *output_shape)."""

@@ -1,0 +1,78 @@
+"""Two things that the cohort's scorer learns from models it was not made from: how thefts match, and what is rare."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+FREEDOM = 50.0  # degrees of freedom: tails a little heavier than a normal law's
+POOLED = 0.5  # weight of the scatter of all strangers in that of each kind, which is known from few
+DIAGONAL = 0.3  # weight of the scatter without its correlations
+LEAST_SPREAD = 1.0  # of strangers' matches; a handful of models may all be near the mean by chance
+TAIL, LEAST_TAIL = 0.1, 10  # share of strangers whose values the law of the largest is learnt from; at least so many
+
+
+class MatchedControl(nn.Module):
+    """How much likelier a suspect's matches are for a theft from the target than for a stranger, as a logarithm.
+
+    A theft of kind k from the target is compared with its matched controls, thefts of kind k from teachers: matches of
+    both are taken for multivariate t-distributions of the same scatter about two centres. A suspect of unknown kind is
+    any kind of theft with equal chances, or, as a stranger, an independent model with a chance of one half.
+
+    Parameters
+    ----------
+    kinds
+        K.
+    width
+        D, the number of matches.
+    """
+
+    centres: Tensor  # (2 K + 1, D): of independent models, of thefts from teachers by kind, of those from the target
+    precision: Tensor  # (K + 1, D, D): of independent models, then of each kind
+    height: Tensor  # (K + 1): half of its logarithmic determinant
+
+    def __init__(self, kinds: int, width: int) -> None:
+        super().__init__()
+        self.kinds, self.width = kinds, width
+        self.register_buffer("centres", torch.zeros(2 * kinds + 1, width))
+        self.register_buffer("precision", torch.eye(width).repeat(kinds + 1, 1, 1))
+        self.register_buffer("height", torch.zeros(kinds + 1))
+
+    def fit(self, independent: Tensor, teachers: Tensor, target: Tensor) -> None:
+        """Learn from the matches (n, D) of independent models and (models, K, D) of thefts from teachers and target."""
+        strangers = [independent, *teachers.unbind(1)]
+        pooled = torch.cat(strangers).double().T.cov()
+        for index, group in enumerate(strangers):
+            own = group.double().T.cov() if len(group) > 1 else pooled
+            scatter = torch.lerp(own, pooled, POOLED)
+            alone = torch.diag(scatter.diagonal().clamp_min(LEAST_SPREAD**2))
+            scatter = torch.lerp(scatter, alone, DIAGONAL)
+            self.precision[index] = torch.linalg.inv(scatter)
+            self.height[index] = -torch.linalg.slogdet(scatter).logabsdet / 2
+            self.centres[index] = group.mean(0)
+        self.centres[self.kinds + 1 :] = target.mean(0)
+
+    def forward(self, matches: Tensor) -> Tensor:
+        """The logarithm (...) of the ratio, from matches (..., D)."""
+        scatters = [*range(self.kinds + 1), *range(1, self.kinds + 1)]
+        deviation = matches[..., None, :] - self.centres
+        size = torch.einsum("...gd,gde,...ge->...g", deviation, self.precision[scatters], deviation)
+        likely = self.height[scatters] - (FREEDOM + self.width) / 2 * torch.log1p(size / FREEDOM)
+        alone, teachers, target = likely.split([1, self.kinds, self.kinds], -1)
+        mean = math.log(self.kinds)
+        stranger = torch.logaddexp(alone[..., 0], teachers.logsumexp(-1) - mean) - math.log(2)
+        ratio: Tensor = target.logsumexp(-1) - mean - stranger
+        return ratio
+
+
+def tail(values: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The law of large values (n,): where their tail begins, its scale, and the share that lies in it.
+
+    Beyond its begin a tail is taken for exponential (Pickands, Annals of Statistics 3:119-131, 1975, with shape 0).
+    """
+    count = min(max(LEAST_TAIL, round(TAIL * len(values))), len(values) - 1)
+    largest = values.topk(count + 1).values
+    begin = largest[-1]
+    return begin, (largest[:-1] - begin).mean(), count / len(values)
