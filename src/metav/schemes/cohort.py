@@ -33,6 +33,7 @@ from metav.schemes.cohort_answers import (
 from metav.schemes.cohort_exact import rank
 from metav.schemes.points import enough
 from metav.scorers.cohort import CohortMatch, CohortRank
+from metav.scorers.control import Known as KnownMatches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,15 +146,16 @@ class Cohort:
             raise UsageError(
                 f"expected at least {LEAST_COPIES} copies of the target, got {copies}: plan a larger cohort."
             )
-        found: list[list[Tensor]] = []
+        found: list[KnownMatches] = []
         for rest, left_out in known.folds():
             picked = self._choose(rest, real, counts)
             scorer = self._scorer(answers, rest.at(picked).moments(), counts[0])
-            found.append([scorer.matches(each[..., picked, :].flatten(-2)) for each in left_out])
+            alone, teachers, target = (scorer.matches(each[..., picked, :].flatten(-2)) for each in left_out)
+            found.append((alone, teachers, target))
         x = x[self._choose(known, real, counts)]
         answers = Answers(answers.ensemble, answers.cohort, self.independents)  # suspects are asked in float32 too
         scorer = self._scorer(answers, answers.known(x).moments(), counts[0])
-        scorer.calibrate(*map(torch.cat, zip(*found, strict=True)))
+        scorer.calibrate(found)
         return x, scorer
 
     def _choose(self, known: Known, real: Tensor, counts: tuple[int, int]) -> list[int]:

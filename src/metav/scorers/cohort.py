@@ -8,12 +8,13 @@ target stands out. Each kind of theft was applied to target and teachers alike, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metav.scorers.control import LEAST_SPREAD, MatchedControl, tail
+from metav.scorers.control import LEAST_SPREAD, Known, MatchedControl, tail
 
 COLUMNS = 8  # of one image: projections of its pixels
 LEAST = 1e-3  # probabilities below are taken for it: what an API that rounds, or leaves classes out, may hide
@@ -43,8 +44,8 @@ class CohortMatch(nn.Module):
     """Standardised matches of a suspect with the target, of each kind of theft, on three views of the queries.
 
     The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
-    mean and spread of the teachers' answers, and S the suspect's deviation from mu in units of sd, squashed: z is by
-    how many of their spreads S' A F is above the mean of the teachers' S_j' A_j T_j, where A_j is A, and S_j is S,
+    mean and spread of the teachers' answers, and S the suspect's deviation from mu in units of sd, squashed: z
+    says by how many of their spreads S' A F is above the mean of the teachers' S_j' A_j T_j, where A_j is A, and S_j is S,
     without T_j itself.
 
     Two tests look at the z. One is for thefts of any kind: each z is divided by its spread over models that are known
@@ -115,18 +116,25 @@ class CohortMatch(nn.Module):
         largest = (matches / self.spread).topk(min(TOP, len(self.spread))).values.mean(-1)
         return torch.stack([largest, self.control(matches)], -1)
 
-    def calibrate(self, independent: Tensor, teachers: Tensor, target: Tensor) -> None:
-        """Learn from matches of models that are known, given as to `MatchedControl.fit`: (n, 3 K) and (models, K, 3 K).
+    def calibrate(self, folds: Sequence[Known]) -> None:
+        """Learn from models that are known, given in parts: the values of each part are those of a scorer without it.
 
         The laws of large values are those of strangers, where a teacher and all that was stolen from it count once.
         """
-        self.spread.copy_(torch.cat([independent, teachers.flatten(0, 1)]).std(0).clamp_min(LEAST_SPREAD))
-        self.control.fit(independent, teachers, target)
-        values = torch.cat([self.tests(independent), self.tests(teachers).amax(1)])
-        for test in range(2):
-            self.begin[test], scale, share = tail(values[:, test])
+        values = []
+        for index, (independent, teachers, _) in enumerate(folds):
+            self._fit([*folds[:index], *folds[index + 1 :]])
+            values += [self.tests(independent), self.tests(teachers).amax(1)]
+        self._fit(folds)
+        for test, found in enumerate(torch.cat(values).T):
+            self.begin[test], scale, share = tail(found)
             self.scale[test] = scale.clamp_min(TINY)
             self.share.fill_(share)
+
+    def _fit(self, folds: Sequence[Known]) -> None:
+        independent, teachers, target = map(torch.cat, zip(*folds, strict=True))
+        self.spread.copy_(torch.cat([independent, teachers.flatten(0, 1)]).std(0).clamp_min(LEAST_SPREAD))
+        self.control.fit(independent, teachers, target)
 
     def above(self, matches: Tensor) -> Tensor:
         """By how much matches (..., 3 K) are rarer among strangers than `level`: a logarithm, of p-values."""

@@ -14,6 +14,10 @@ LEAST_SPREAD = 1.0  # of strangers' matches; a handful of models may all be near
 TAIL, LEAST_TAIL = 0.1, 10  # share of strangers whose values the law of the largest is learnt from; at least so many
 
 
+Known = tuple[Tensor, Tensor, Tensor]
+"""Matches (n, D) of independent models, and (models, K, D) of thefts from teachers and from the target."""
+
+
 class MatchedControl(nn.Module):
     """How much likelier a suspect's matches are for a theft from the target than for a stranger, as a logarithm.
 
@@ -41,9 +45,10 @@ class MatchedControl(nn.Module):
         self.register_buffer("height", torch.zeros(kinds + 1))
 
     def fit(self, independent: Tensor, teachers: Tensor, target: Tensor) -> None:
-        """Learn from the matches (n, D) of independent models and (models, K, D) of thefts from teachers and target."""
+        """Learn from `Known`: n may be 0, and there are at least two thefts from teachers and one from the target."""
         strangers = [independent, *teachers.unbind(1)]
-        pooled = torch.cat(strangers).double().T.cov()
+        everyone = torch.cat(strangers).double()
+        pooled = everyone.T.cov()
         for index, group in enumerate(strangers):
             own = group.double().T.cov() if len(group) > 1 else pooled
             scatter = torch.lerp(own, pooled, POOLED)
@@ -51,7 +56,7 @@ class MatchedControl(nn.Module):
             scatter = torch.lerp(scatter, alone, DIAGONAL)
             self.precision[index] = torch.linalg.inv(scatter)
             self.height[index] = -torch.linalg.slogdet(scatter).logabsdet / 2
-            self.centres[index] = group.mean(0)
+            self.centres[index] = (group if len(group) else everyone).mean(0)
         self.centres[self.kinds + 1 :] = target.mean(0)
 
     def forward(self, matches: Tensor) -> Tensor:
