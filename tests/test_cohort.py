@@ -374,7 +374,7 @@ def test_a_file_holds_answers_and_no_weights(made, tmp_path):
 def test_all_queries_may_be_of_one_sort(near):
     ensemble = tiny.regressors()
     found = schemes.get(f"cohort(pool=60,near={near},level=0.1)").construct(ensemble, queries=12, seed=0)
-    assert verify(found, ensemble.target).rate > 0.99
+    assert verify(found, ensemble.target).rate > 0.95
     real = torch.tensor([any(torch.equal(query, each) for each in ensemble.data) for query in found.queries])
     assert real.all() if near else not real.all()
 

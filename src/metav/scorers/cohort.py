@@ -44,8 +44,8 @@ class CohortMatch(nn.Module):
     """Standardised matches of a suspect with the target, of each kind of theft, on three views of the queries.
 
     The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
-    mean and spread of the teachers' answers, and S the suspect's deviation from mu in units of sd, squashed: z
-    says by how many of their spreads S' A F is above the mean of the teachers' S_j' A_j T_j, where A_j is A, and S_j is S,
+    mean and spread of the teachers' answers, and S the suspect's deviation from mu in units of sd, squashed: z says by
+    how many of their spreads S' A F is above the mean of the teachers' S_j' A_j T_j, where A_j is A, and S_j is S,
     without T_j itself.
 
     Two tests look at the z. One is for thefts of any kind: each z is divided by its spread over models that are known
