@@ -118,10 +118,10 @@ def test_the_command_line_lists_every_scheme_with_its_needs(capsys, monkeypatch)
     assert list(found) == list(SCHEMES)
     for name, words in {
         "metav": ("answers of any kind", "gradients", "stolen and independent models", "none needed"),
-        "ipguard": ("class labels", "gradients", "the target alone", "examples of the task"),
+        "ipguard": ("class labels", "gradients", "target, independent models", "examples of the task"),
         "modeldiff": ("answers of several values", "2 N", "gradients"),
         "sac-m": ("answers of several values", "│ answers", "images of the task"),
-        "akh": ("class labels", "│ answers", "the target alone"),
+        "akh": ("class labels", "│ answers", "target, independent models"),
         "conferae": ("class labels", "stolen and independent models"),
     }.items():
         assert all(word in found[name] for word in words), name
@@ -174,7 +174,7 @@ def test_what_cannot_be_used_is_na_in_the_report(bench):
     table = [line for line in report.splitlines() if line.startswith("|")]
     assert "| | `metav(iterations=2)` | `ipguard` | `sac-m` |" in table
     figures = [line for line in table if line.endswith("| n/a | n/a |")]
-    assert len(figures) == len(METRICS) + len(COUNTS) + 2 + 3  # seconds, and what concerns useful thefts alone
+    assert len(figures) == len(METRICS) + len(COUNTS) + 2 + 5  # seconds, and what concerns useful and spoilt thefts
     assert "`ipguard` is n/a: it needs class labels." in report
     assert report.count("## `") == 1
     assert set(pd.read_csv(bench / "scores.csv").scheme) == {"metav(iterations=2)"}

@@ -150,8 +150,8 @@ class Cohort:
         for rest, left_out in known.folds():
             picked = self._choose(rest, real, counts)
             scorer = self._scorer(answers, rest.at(picked).moments(), counts[0])
-            alone, teachers, target = (scorer.matches(each[..., picked, :].flatten(-2)) for each in left_out)
-            found.append((alone, teachers, target))
+            alone, teachers, target = (each[..., picked, :].flatten(-2) for each in left_out)
+            found.append((scorer.matches(alone), scorer.matches(teachers), scorer.matches(target)))
         x = x[self._choose(known, real, counts)]
         answers = Answers(answers.ensemble, answers.cohort, self.independents)  # suspects are asked in float32 too
         scorer = self._scorer(answers, answers.known(x).moments(), counts[0])

@@ -100,7 +100,9 @@ class CohortMatch(nn.Module):
         return {"near": (0, near), "far": (near, width), "all": (0, width)}
 
     def matches(self, answers: Tensor) -> Tensor:
-        """Matches z (..., 3 K) of models' answers (..., N size)."""
+        """Matches z (..., 3 K) of models' answers (..., N size); there may be none."""
+        if not answers.numel():
+            return answers.new_zeros(*answers.shape[:-1], len(self.spread))
         squashed = CLIP * torch.tanh((answers[..., None, :] - self.mu) / self.sd / CLIP)
         found = []
         for name, (first, last) in self.views().items():
