@@ -65,9 +65,7 @@ def zoo_of(target: int) -> Zoo:
     assert scenario.cohort is not None
     pruned = next(each for each in scenario.suspects if each.family == "WP")  # an ensemble must have a theft
     known, met = ([each for each in side if not each.positive] for side in (scenario.suspects, scenario.strangers))
-    more = [
-        replace(each, lineage=SEED.sub(lambda seed: f"seed={int(seed[1]) + LATER}", each.lineage)) for each in known
-    ]
+    more = [replace(each, lineage=SEED.sub(later, each.lineage)) for each in known]
     cohort = replace(scenario.cohort, copies=1)
     some = replace(scenario, suspects=(pruned, *known), strangers=(*met, *more), cohort=cohort)
     return Zoo(some, cohort=True, open_world=True)
@@ -84,7 +82,7 @@ def p_values(target: int) -> list[dict[str, Any]]:
     made = benchmark.construct(zoo, SCHEME, zoo.scenario.suspects, queries=100, seed=target)
     met = [*benchmark.of_zoo(zoo, zoo.scenario.suspects), *benchmark.open_world(zoo)]
     return [
-        {"target": target, "name": each.name, "p": 1 - made.score(query(each.model, made.queries))}
+        {"target": target, "name": each.name, "p": made.p_value(query(each.model, made.queries))}
         for each in met
         if not each.positive
     ]
