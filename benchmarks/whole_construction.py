@@ -87,7 +87,7 @@ def literal(zoo: Zoo, construction: Sequence[Suspect], seed: int) -> Fingerprint
 
 def aruc(zoo: Zoo, made: Fingerprint, test: Sequence[Suspect]) -> float:
     """ARUC on the paper's grid, of test suspects."""
-    rates = [benchmark.rate(made, query(zoo.load(suspect.lineage), made.queries)) for suspect in test]
+    rates = [benchmark.matching_rate(made, query(zoo.load(suspect.lineage), made.queries)) for suspect in test]
     sides = [
         [rate for rate, suspect in zip(rates, test, strict=True) if suspect.positive is side] for side in (True, False)
     ]

@@ -11,9 +11,11 @@ import torch
 
 import tiny
 from metav import benchmark, protocols, schemes
-from metav.errors import UsageError
+from metav.cells import Cell
+from metav.errors import SuspectError, UsageError
 from metav.scenarios import Suspect
 from metav.schemes import MetaV
+from metav.scorers import MetaVerifier
 from metav.suspects.changed_answers import AnswerNoise, Rounding, Top
 from metav.verification import verify
 
@@ -73,10 +75,10 @@ def test_a_suspect_has_the_rate_that_verify_finds(scheme):
     for model in (*tiny.classifiers().positives, *tiny.classifiers().negatives):
         for change in (AnswerNoise(size=0.02, seed=1), Rounding(unit=0.1), Top(k=1, values=0)):
             suspect = change.wrap(model)
-            assert benchmark.rate(made, suspect(made.queries)) == verify(made, suspect).rate
+            assert benchmark.matching_rate(made, suspect(made.queries)) == verify(made, suspect).rate
         logits = model.logits(made.queries)
-        assert benchmark.rate(made, logits) == pytest.approx(verify(made, model).rate, abs=1e-5)
-    assert benchmark.rate(made, torch.full((20, 4), torch.nan)) == 0
+        assert benchmark.matching_rate(made, logits) == pytest.approx(verify(made, model).rate, abs=1e-5)
+    assert benchmark.matching_rate(made, torch.full((20, 4), torch.nan)) == 0
 
 
 def test_a_negative_that_is_computed_in_another_way_is_not_accused():
@@ -84,3 +86,15 @@ def test_a_negative_that_is_computed_in_another_way_is_not_accused():
     made = schemes.get("modeldiff").construct(tiny.classifiers(), queries=20, seed=0)
     highest = max(made.score(model(made.queries)) for model in tiny.classifiers().negatives)
     assert highest + 5e-6 < made.threshold < highest + 2e-5
+
+
+def test_a_fingerprint_that_cannot_judge_its_own_target_fails(smoke_zoo, monkeypatch):
+    """Where every suspect is refused there is no figure: it is not that all of them are acquitted."""
+
+    def broken(self, outputs):
+        return float("nan")
+
+    monkeypatch.setattr(MetaVerifier, "rate", broken)
+    cell = Cell(scheme="metav(iterations=2)", repetition=0, queries=4)
+    with pytest.raises(SuspectError, match="got NaN"):
+        benchmark.run_cell(smoke_zoo, cell)

@@ -20,7 +20,7 @@ from metav.schemes.base import CohortModels
 from metav.schemes.cohort import Cohort
 from metav.schemes.cohort_answers import FAR, FOLDS, Answers, Conditioned, candidates, choose, moments, one_by_one
 from metav.scorers.cohort import CLIP, COLUMNS, TINY, CohortMatch, CohortRank, columns
-from metav.scorers.control import MatchedControl, tail
+from metav.scorers.control import MatchedControl, Tail, rarity
 from metav.stacks import together
 from metav.verification import verify
 
@@ -259,19 +259,69 @@ def test_the_calibration_chooses_queries_and_makes_scorers_without_those_they_me
         assert not (used[:, None] == models).all(2).any()
 
 
+def rare(values: Tensor, law: Tail) -> Tensor:
+    """p-values of some values."""
+    count, known = torch.tensor(float(law.count)), torch.tensor(float(law.known))
+    return torch.exp(-rarity(values, law.begin, law.scale, count, known))
+
+
 @pytest.mark.parametrize("law", ["gumbel", "exponential", "normal"])
-def test_a_level_is_the_share_of_strangers_that_are_accused(law):
-    """Values of some laws, of which the calibration sees some and the test others; at most twice it for two tests."""
-    uniform = torch.rand(8000, generator=torch.Generator().manual_seed(0)).clamp(1e-6, 1 - 1e-6).double()
+@pytest.mark.parametrize("known", [20, 40, 400])
+def test_p_values_hold_for_few_known_strangers_too(law, known):
+    """Many calibrations on a few values each, and one more value each."""
+    uniform = torch.rand(3000, known + 1, generator=torch.Generator().manual_seed(0)).clamp(1e-6, 1 - 1e-6).double()
     values = {
         "gumbel": 5 - 2 * (-uniform.log()).log(),
         "exponential": -3 * uniform.log(),
-        "normal": noise(8000),
+        "normal": noise(3000, known + 1),
     }[law]
+    p = torch.stack([rare(each[-1], Tail.of(each[:-1])) for each in values])
     for level in (0.05, 0.01):
-        begin, scale, share = tail(values[:4000])
-        p = share * torch.exp(-(values[4000:] - begin) / scale)
-        assert (p < level).double().mean() == pytest.approx(level, rel=0.5)
+        assert 0.3 * level < (p <= level).double().mean() <= 1.5 * level
+
+
+def test_the_law_of_few_values_is_paretos():
+    law = Tail.of(torch.tensor([3.0, 1.0, 2.0]))
+    assert (float(law.begin), float(law.scale), law.count, law.known) == (1.0, 1.5, 2, 3)
+    p = rare(torch.tensor([1.0, 4.0, 0.0]), law)
+    assert p.tolist() == pytest.approx([3 / 4, 3 / 4 * (1 + 2 / 2) ** -2, 3 / 4 * math.exp(1 / 1.5)])
+
+
+def test_the_rate_is_made_of_the_smaller_p_value_doubled(made):
+    scorer = made.scorer
+    suspects = [*tiny.regressors().positives, *tiny.regressors().negatives]
+    answers = torch.stack([model(made.queries).flatten() for model in suspects])
+    matches = scorer.matches(answers)
+    for row, above in zip(scorer.tests(matches), scorer.above(matches).tolist(), strict=True):
+        laws = [
+            Tail(begin=begin, scale=scale, count=int(scorer.count), known=int(scorer.known))
+            for begin, scale in zip(scorer.begin, scorer.scale, strict=True)
+        ]
+        p = 2 * min(float(rare(value, law)) for value, law in zip(row, laws, strict=True))
+        assert above == pytest.approx(math.log(scorer.level / p), abs=1e-4)
+    for above, rate in ((0.0, 0.5), (math.log(10), 0.99)):
+        scorer_ = CohortMatch(queries=1, near=0, size=1, kinds=1, teachers=3, output="regression", level=0.01)
+        scorer_.above = lambda _, above=above: torch.tensor(above)
+        assert scorer_.rate(torch.zeros(1, 1)) == pytest.approx(rate, abs=1e-3)
+
+
+def test_a_level_is_the_share_of_strangers_that_are_accused():
+    """From matches to verdicts: strangers like those known, alone and with what was stolen from them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def strangers(count: int, thefts: int) -> Tensor:
+        """Matches of 6 kinds on 3 views, those of one model hang together."""
+        common = torch.randn(count, 1, 18, generator=generator)
+        return 0.6 * common + 0.8 * torch.randn(count, thefts, 18, generator=generator)
+
+    alone, owned = [], []
+    for _ in range(20):
+        scorer = CohortMatch(queries=2, near=1, size=1, kinds=6, teachers=3, output="regression", level=0.02)
+        scorer.calibrate([(strangers(9, 1)[:, 0], strangers(8, 6), 8 + strangers(1, 6)) for _ in range(4)])
+        alone.append((scorer.above(strangers(500, 1)) > 0).float().mean())
+        owned.append((scorer.above(strangers(500, 6)).amax(1) > 0).float().mean())
+    assert torch.stack(alone).mean() <= 0.02
+    assert torch.stack(owned).mean() <= 0.03  # known are both, of which these are the ones with more chances
 
 
 def test_values_that_the_law_is_learnt_from_are_of_scorers_without_them(monkeypatch):
@@ -293,11 +343,6 @@ def test_values_that_the_law_is_learnt_from_are_of_scorers_without_them(monkeypa
     for matches, after in met:
         assert not (fitted[after - 1][:, None] == matches).all(2).any()
     assert sum(len(matches) for matches, _ in met) < len(fitted[-1])  # the target's own count for no law
-
-
-def test_few_values_have_a_tail_too():
-    begin, scale, share = tail(torch.tensor([3.0, 1.0, 2.0]))
-    assert (float(begin), float(scale), share) == (1.0, 1.5, 2 / 3)
 
 
 def literal_ratio(z: Tensor, strangers: list[Tensor], target: Tensor) -> float:
@@ -363,7 +408,7 @@ def test_a_file_holds_answers_and_no_weights(made, tmp_path):
     for model in tiny.regressors().positives:
         assert verify(loaded, model).rate == verify(made, model).rate
     columns_ = 20 * 2
-    expected = {"mu": 2 * columns_, "sd": 2 * columns_, "spread": 6, "begin": 2, "scale": 2, "share": 1}
+    expected = {"mu": 2 * columns_, "sd": 2 * columns_, "spread": 6, "begin": 2, "scale": 2, "count": 1, "known": 1}
     expected |= {"control.centres": 5 * 6, "control.precision": 3 * 36, "control.height": 3}
     for view, width in {"near": 16, "far": 24, "all": 40}.items():
         expected |= {f"target_{view}": 2 * width, f"cohort_{view}": 2 * width * 48, f"share_{view}": 2 * 48}

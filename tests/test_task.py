@@ -288,6 +288,9 @@ class Fixed(nn.Module):
 def test_a_task_without_teachers_says_so(tmp_path, capsys, monkeypatch):
     with pytest.raises(UsageError, match="expected a target whose layers all have reset_parameters for teachers"):
         task(target=Fixed(), teachers=12)
+    for few in (-1, 2):
+        with pytest.raises(UsageError, match=rf"^expected 0 or at least 3 teachers, got {few}: change the number\.$"):
+            task(teachers=few)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("METAV_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(sys.modules[__name__], "made", task(), raising=False)
@@ -333,7 +336,7 @@ class Cubed(Squared):
         return self.net(x**3)
 
 
-def fit_once(drafts, parts) -> None:
+def fit_once(drafts, parts, more: int = 0) -> None:
     """Train nothing."""
 
 
@@ -351,7 +354,13 @@ def test_other_architectures_training_or_answers_are_another_zoo():
         {**one, "logits": False},
         {**one, "fit": fit_once},
         {**one, "fit": fit_twice},
+        {**one, "fit": partial(fit_once, more=1)},
+        {**one, "fit": partial(fit_once, more=2)},
+        {**one, "negatives": {"stranger": network()}},
     ]
+    tanh = bent()
+    tanh.load_state_dict(variants[-1]["negatives"]["stranger"].state_dict())
+    variants.append({**one, "negatives": {"stranger": tanh}})
     assert task(**one).scenario().settings() == task(**one).scenario().settings()
     methods = [task(**each).scenario().settings()["method"] for each in variants]
     assert len(set(methods)) == len(methods)

@@ -80,6 +80,13 @@ class Echo(nn.Module):
         return self.last(self.hidden(x))
 
 
+def test_fine_pruning_of_a_last_layer_over_positions_looks_at_its_features():
+    last = nn.Linear(4, 3)
+    x = torch.tensor([3.0, 0.1, 2.0, 0.2]).expand(5, 6, 4)  # examples, positions, features
+    cut_off(Echo(last), 0.5, x)
+    assert (last.weight == 0).all(0).tolist() == [False, True, False, True]
+
+
 @pytest.mark.parametrize(
     ("last", "axis"),
     [(nn.Linear(4, 3), 1), (nn.Conv2d(4, 3, 3), 1), (nn.ConvTranspose2d(4, 3, 3), 0)],

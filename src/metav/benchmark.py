@@ -123,6 +123,7 @@ def construct(
     with engine.one_thread():
         made = maker.construct(known, queries=queries, seed=seed)
         reference = query(known.target, made.queries)
+        made.score(reference)  # a fingerprint that cannot even judge its target fails here
     origin = {
         "scenario": zoo.scenario.name,
         "profile": zoo.scenario.profile,
@@ -156,7 +157,7 @@ def require(zoo: Zoo, scheme: str) -> None:
     schemes.require(scheme, zoo.scenario.spec)
     maker = schemes.get(scheme)
     if isinstance(maker, Cohort) and zoo.scenario.cohort is not None:
-        maker.check_teachers(zoo.scenario.cohort.teachers)
+        maker.check_size(zoo.scenario.cohort.teachers, zoo.scenario.cohort.copies)
 
 
 def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
@@ -175,9 +176,9 @@ def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
     for suspect in tested:
         start = time.perf_counter()
         answers = query(suspect.model, fingerprint.queries)
-        rates = {"": rate(fingerprint, answers)}
+        rates = {"": matching_rate(fingerprint, answers)}
         seconds += time.perf_counter() - start
-        rates |= {name: rate(fingerprint, change.changed(answers)) for name, change in views.items()}
+        rates |= {name: matching_rate(fingerprint, change.changed(answers)) for name, change in views.items()}
         scores += [
             Score(
                 scheme=cell.scheme,
@@ -199,8 +200,8 @@ def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
     return CellResult(cell=cell, scores=tuple(scores), construct_seconds=construct_seconds, verify_seconds=seconds)
 
 
-def rate(fingerprint: Fingerprint, answers: Tensor) -> float:
-    """The matching rate that `metav verify` finds for a suspect's answers; 0 where it could not give a verdict."""
+def matching_rate(fingerprint: Fingerprint, answers: Tensor) -> float:
+    """The rate that `metav verify` finds for a suspect's answers; 0 where it could not give a verdict."""
     with suppress(SuspectError):
         outputs, _ = understand(answers, fingerprint.spec, len(fingerprint.queries), fingerprint.reference)
         return fingerprint.score(outputs)

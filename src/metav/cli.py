@@ -106,11 +106,8 @@ def bench(
     counts = models or [0]
     protocols.check_enough(found.scenario, tested, counts, repeats, left_out)
     lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
-    if len(lacking) == len(names):
-        benchmark.require(found, names[0])
-    for name in names:
-        if name not in lacking:
-            benchmark.require(found, name)
+    for name in [name for name in names if name not in lacking] or names:
+        benchmark.require(found, name)
     found.prepare()
     parts = [scenario, *([] if profile == "cpu" else [profile]), *([] if tested == "paper" else [tested])]
     folder = make_folder(out or Path("metav-results") / "-".join(parts))

@@ -27,11 +27,11 @@ _TITLES = {
 }
 
 _BY_USE = {
-    "useful positives": "of the derived, useful: they lost at most a tenth of the target's quality",
-    "useful auc": "AUC, useful alone",
-    "useful robustness_at_full_uniqueness": "robustness at 100 % uniqueness, useful alone",
-    "spoilt positives": "of the derived, spoilt: they lost more",
-    "spoilt recognised": "share of the spoilt that is recognised",
+    ("useful", "positives"): "of the derived, useful: they lost at most a tenth of the target's quality",
+    ("useful", "auc"): "AUC, useful alone",
+    ("useful", "robustness_at_full_uniqueness"): "robustness at 100 % uniqueness, useful alone",
+    ("spoilt", "positives"): "of the derived, spoilt: they lost more",
+    ("spoilt", "recognised"): "share of the spoilt that is recognised",
 }
 
 
@@ -135,8 +135,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     for key, title in _TITLES.items():
         digits = 2 if key.endswith("seconds") else 1 if key in results.COUNTS else 3
         lines.append(f"| {title} | " + " | ".join(cell(row[key], digits) for row in rows) + " |")
-    for key, title in _BY_USE.items():
-        part, name = key.split(" ")
+    for (part, name), title in _BY_USE.items():
         found = [row[part] and row[part][name] for row in rows]
         lines.append(f"| {title} | " + " | ".join(cell(each, 1 if name == "positives" else 3) for each in found) + " |")
     qualities = list(next(iter(first["by_lineage"].values()))["quality"])

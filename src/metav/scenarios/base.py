@@ -24,6 +24,7 @@ Profile = Literal["smoke", "cpu", "paper"]
 MADE = ("box", "corners", "noisy", "mixed")  # of public inputs
 LOSS = 0.1  # of the target's quality, beyond which a theft is of no use
 FEW = 5  # one public example of so many
+LEAST_TEACHERS = 3  # of a cohort
 TEACHER_SEED, THEFT_SEED = 10_000, 20_000  # of the first; no suspect of a zoo has seeds as high
 PROFILES: tuple[Profile, ...] = ("smoke", "cpu", "paper")
 

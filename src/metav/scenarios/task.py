@@ -19,7 +19,7 @@ from metav import adversarial, training
 from metav.adversarial import Recipe
 from metav.errors import UsageError
 from metav.scenarios import task_cohort
-from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
+from metav.scenarios.base import LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.quality import accuracy, error, likeness
 from metav.scenarios.task_models import (
     PENALTY,
@@ -36,6 +36,7 @@ from metav.suspects import Draft
 from metav.suspects.base import Resettable, layers, seeded
 from metav.training import Objective, Part, anneal, class_error, soften, squared_error
 
+LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
 SAME = "same"  # the target's architecture, from scratch
 TEMPERATURE, SOFT = 4.0, 0.9  # of students of classifiers (Hinton et al., 2015)
 WP_RATIOS, FP_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.125, 0.25, 0.375, 0.5)
@@ -138,6 +139,10 @@ class Task:
             _check_part(name, part, self.spec)
         if (self.quality is None) != (self.merit is None):
             raise UsageError("expected quality and merit, or neither, got one of them: merit is one of its figures.")
+        if self.teachers != 0 and self.teachers < LEAST_TEACHERS:
+            raise UsageError(
+                f"expected 0 or at least {LEAST_TEACHERS} teachers, got {self.teachers}: change the number."
+            )
         if self.teachers and not _resettable(self.target):
             raise UsageError(
                 "expected a target whose layers all have reset_parameters for teachers, got one that has others: add "
@@ -180,19 +185,19 @@ class Task:
             quality=self.quality or QUALITY[kind],
             merit=self.merit or MERIT[kind],
             method=f"{METHOD[kind] if self.fit is None else 'the task its own'}; ready models {_digest(models)}; "
-            f"made of {self._made_of()}",
+            f"made of {self._made_of(models)}",
             data=f"the task {self.name}",
             group=16 if self.fit is None and kind != "images" else 1,
             cohort=self._cohort(smoke) if self.teachers else None,
         )
 
-    def _made_of(self) -> str:
-        """Names architectures, training and answers: other ones give other models, and so another zoo."""
+    def _made_of(self, given: Mapping[str, nn.Module]) -> str:
+        """Names models, training and answers: other ones give other suspects, and so another zoo."""
         facts = [str(self.logits), *(_source(each) for each in (self.fit, self.quality) if each is not None)]
-        for name, make in sorted(self.architectures.items()):
-            with seeded(0):
-                model = make()
-            own = {type(each) for each in model.modules() if not type(each).__module__.startswith("torch")}
+        with seeded(0):
+            made = {name: make() for name, make in self.architectures.items()}
+        for name, model in sorted({**made, **given}.items()):
+            own = {type(each) for each in model.modules() if type(each).__module__.split(".")[0] not in LIBRARIES}
             facts += [name, str(model), _digest({name: model}), *sorted(_source(each) for each in own)]
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]
 
@@ -265,11 +270,15 @@ class Task:
 
 
 def _source(code: Any) -> str:
-    """The source of a function or class; its name where there is none to be read."""
+    """The source of a function or class, with what a partial or an object adds; its name where there is none."""
+    if isinstance(code, partial):
+        return f"{_source(code.func)} {code.args} {code.keywords}"
     try:
         return inspect.getsource(code)
-    except (OSError, TypeError):
-        return repr(getattr(code, "__qualname__", type(code)))
+    except OSError:
+        return repr(getattr(code, "__qualname__", code))
+    except TypeError:  # an object
+        return f"{_source(type(code))} {vars(code) if hasattr(code, '__dict__') else ''}"
 
 
 def _with_weights(model: nn.Module) -> Iterator[nn.Module]:

@@ -1,4 +1,7 @@
-"""Published formulas for the dose of warfarin, as models of the Warfarin scenario: nobody trained them on its data."""
+"""Published formulas for the dose of warfarin, as models of the Warfarin scenario: nobody made them from the target.
+
+Those of the IWPC were fitted to patients of the same collection, as the target is.
+"""
 
 from __future__ import annotations
 

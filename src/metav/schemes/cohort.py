@@ -19,10 +19,10 @@ from torch import Tensor
 
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
+from metav.scenarios.base import LEAST_TEACHERS
 from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use
 from metav.schemes.cohort_answers import (
     LEAST_COPIES,
-    LEAST_TEACHERS,
     Answers,
     Conditioned,
     Known,
@@ -33,7 +33,7 @@ from metav.schemes.cohort_answers import (
 from metav.schemes.cohort_exact import rank
 from metav.schemes.points import enough
 from metav.scorers.cohort import CohortMatch, CohortRank
-from metav.scorers.control import Known as KnownMatches
+from metav.scorers.control import Matches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +90,14 @@ class Cohort:
                 f"{self.ridge}, {self.near} and {self.independents}: change them."
             )
 
-    def check_teachers(self, teachers: int) -> None:
-        """Refuse fewer teachers than a fingerprint can be made from, or than `level` asks for."""
+    def check_size(self, teachers: int, copies: int) -> None:
+        """Refuse a cohort that is too small to make a fingerprint from, or for `level`."""
         if teachers < LEAST_TEACHERS:
             raise UsageError(f"expected at least {LEAST_TEACHERS} teachers, got {teachers}: plan a larger cohort.")
+        if copies < LEAST_COPIES and not self.exact:
+            raise UsageError(
+                f"expected at least {LEAST_COPIES} copies of the target, got {copies}: plan a larger cohort."
+            )
         if self.exact and (teachers + 1) * self.level <= 1:
             raise UsageError(
                 f"expected at least {math.floor(1 / self.level)} teachers for a level of {self.level}, got "
@@ -107,7 +111,8 @@ class Cohort:
         check_form(self.valid, ensemble.spec)
         if ensemble.cohort is None:
             raise UsageError("expected a matched-teacher cohort, got none: run metav zoo build with --cohort.")
-        self.check_teachers(ensemble.cohort.teachers)
+        plain = next(iter(ensemble.cohort.kinds.values()))
+        self.check_size(ensemble.cohort.teachers, len(plain(ensemble.data[:1])) - ensemble.cohort.teachers)
         near = round(self.near * queries)
         real = min(len(ensemble.data), self.real)
         enough(real, max(1, near))
@@ -142,11 +147,7 @@ class Cohort:
         either are told apart from the target more easily than a stranger is, or from strangers more easily.
         """
         known = answers.known(x)
-        if (copies := len(known.thefts[0]) - known.teachers) < LEAST_COPIES:
-            raise UsageError(
-                f"expected at least {LEAST_COPIES} copies of the target, got {copies}: plan a larger cohort."
-            )
-        found: list[KnownMatches] = []
+        found: list[Matches] = []
         for rest, left_out in known.folds():
             picked = self._choose(rest, real, counts)
             scorer = self._scorer(answers, rest.at(picked).moments(), counts[0])

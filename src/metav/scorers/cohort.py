@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metav.scorers.control import LEAST_SPREAD, Known, MatchedControl, tail
+from metav.scorers.control import LEAST_SPREAD, MatchedControl, Matches, Tail, rarity
 
 COLUMNS = 8  # of one image: projections of its pixels
 LEAST = 1e-3  # probabilities below are taken for it: what an API that rounds, or leaves classes out, may hide
@@ -62,7 +62,7 @@ class CohortMatch(nn.Module):
     output
         What an answer is, as in `Spec`.
     level
-        Share in (0, 1) of strangers that may be accused, each with all that was stolen from it: at most so many.
+        Share in (0, 1) of strangers that may be accused, as far as they are like those known.
     """
 
     kind = "cohort-match"
@@ -73,7 +73,8 @@ class CohortMatch(nn.Module):
     spread: Tensor  # (3 K): of strangers' z, by view and kind
     begin: Tensor  # (2,): of both tests, where the tail of known strangers' values begins
     scale: Tensor  # (2,): of that tail
-    share: Tensor  # (): of known strangers in it
+    count: Tensor  # (): how many known strangers it is known from
+    known: Tensor  # (): of how many
 
     def __init__(
         self, queries: int, near: int, size: int, kinds: int, teachers: int, output: str, level: float
@@ -92,7 +93,8 @@ class CohortMatch(nn.Module):
         self.control = MatchedControl(kinds, len(self.views()) * kinds)
         self.register_buffer("begin", torch.zeros(2))
         self.register_buffer("scale", torch.ones(2))
-        self.register_buffer("share", torch.ones(()))
+        self.register_buffer("count", torch.ones(()))
+        self.register_buffer("known", torch.ones(()))
 
     def views(self) -> dict[str, tuple[int, int]]:
         """First column of each view, and the first that is no more of it."""
@@ -118,36 +120,39 @@ class CohortMatch(nn.Module):
         largest = (matches / self.spread).topk(min(TOP, len(self.spread))).values.mean(-1)
         return torch.stack([largest, self.control(matches)], -1)
 
-    def calibrate(self, folds: Sequence[Known]) -> None:
-        """Learn from models that are known, given in parts: the values of each part are those of a scorer without it.
+    def calibrate(self, folds: Sequence[Matches]) -> None:
+        """Learn from models that are known, given in parts: the values of each part are those of tests without it.
 
-        The laws of large values are those of strangers, where a teacher and all that was stolen from it count once.
+        The laws of large values are those of known strangers together: independent models, and teachers with the thefts
+        from each, of which the largest value counts.
         """
-        values = []
+        alone, owned = [], []
         for index, (independent, teachers, _) in enumerate(folds):
             self._fit([*folds[:index], *folds[index + 1 :]])
-            values += [self.tests(independent), self.tests(teachers).amax(1)]
+            alone.append(self.tests(independent))
+            owned.append(self.tests(teachers).amax(1))
         self._fit(folds)
-        for test, found in enumerate(torch.cat(values).T):
-            self.begin[test], scale, share = tail(found)
-            self.scale[test] = scale.clamp_min(TINY)
-            self.share.fill_(share)
+        for test, values in enumerate(torch.cat([*alone, *owned]).T):
+            law = Tail.of(values)
+            self.begin[test], self.scale[test] = law.begin, law.scale
+            self.count.fill_(law.count)
+            self.known.fill_(law.known)
 
-    def _fit(self, folds: Sequence[Known]) -> None:
+    def _fit(self, folds: Sequence[Matches]) -> None:
         independent, teachers, target = map(torch.cat, zip(*folds, strict=True))
         self.spread.copy_(torch.cat([independent, teachers.flatten(0, 1)]).std(0).clamp_min(LEAST_SPREAD))
         self.control.fit(independent, teachers, target)
 
     def above(self, matches: Tensor) -> Tensor:
         """By how much matches (..., 3 K) are rarer among strangers than `level`: a logarithm, of p-values."""
-        rare = ((self.tests(matches) - self.begin) / self.scale).amax(-1) - self.share.log()
+        rare = rarity(self.tests(matches), self.begin, self.scale, self.count, self.known).amax(-1)
         return rare - math.log(2) + math.log(self.level)
 
     def rate(self, outputs: Tensor) -> float:
         """Matching rate in [0, 1] of outputs (N, *output_shape)."""
         with torch.no_grad():
             above = self.above(self.matches(columns(outputs, self.output).flatten()))
-            return float(torch.sigmoid(SLOPE * above))
+            return float(torch.sigmoid(SLOPE * above.double()))
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the constructor."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,11 @@ FREEDOM = 50.0  # degrees of freedom: tails a little heavier than a normal law's
 POOLED = 0.5  # weight of the scatter of all strangers in that of each kind, which is known from few
 DIAGONAL = 0.3  # weight of the scatter without its correlations
 LEAST_SPREAD = 1.0  # of strangers' matches; a handful of models may all be near the mean by chance
+TINY = 1e-3  # of the scale of values
 TAIL, LEAST_TAIL = 0.1, 10  # share of strangers whose values the law of the largest is learnt from; at least so many
 
 
-Known = tuple[Tensor, Tensor, Tensor]
+Matches = tuple[Tensor, Tensor, Tensor]
 """Matches (n, D) of independent models, and (models, K, D) of thefts from teachers and from the target."""
 
 
@@ -45,7 +47,7 @@ class MatchedControl(nn.Module):
         self.register_buffer("height", torch.zeros(kinds + 1))
 
     def fit(self, independent: Tensor, teachers: Tensor, target: Tensor) -> None:
-        """Learn from `Known`: n may be 0, and there are at least two thefts from teachers and one from the target."""
+        """Learn from `Matches`: n may be 0, and there are at least two thefts from teachers and one from the target."""
         strangers = [independent, *teachers.unbind(1)]
         everyone = torch.cat(strangers).double()
         pooled = everyone.T.cov()
@@ -72,12 +74,34 @@ class MatchedControl(nn.Module):
         return ratio
 
 
-def tail(values: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The law of large values (n,): where their tail begins, its scale, and the share that lies in it.
+@dataclass(frozen=True, kw_only=True)
+class Tail:
+    """The law of large values: where their tail begins, its scale, how many values it is known from, and of how many.
 
     Beyond its begin a tail is taken for exponential (Pickands, Annals of Statistics 3:119-131, 1975, with shape 0).
     """
-    count = min(max(LEAST_TAIL, round(TAIL * len(values))), len(values) - 1)
-    largest = values.topk(count + 1).values
-    begin = largest[-1]
-    return begin, (largest[:-1] - begin).mean(), count / len(values)
+
+    begin: Tensor
+    scale: Tensor
+    count: int
+    known: int
+
+    @classmethod
+    def of(cls, values: Tensor) -> Tail:
+        """The law of values (n,), at least two."""
+        count = min(max(LEAST_TAIL, round(TAIL * len(values))), len(values) - 1)
+        largest = values.topk(count + 1).values
+        scale = (largest[:-1] - largest[-1]).mean().clamp_min(TINY)
+        return cls(begin=largest[-1], scale=scale, count=count, known=len(values))
+
+
+def rarity(values: Tensor, begin: Tensor, scale: Tensor, count: Tensor, known: Tensor) -> Tensor:
+    """-log p of values: p is the chance that one more value of a `Tail` is at least as large.
+
+    As begin and scale are known from `count` values alone, that is the predictive law: Pareto's instead of the
+    exponential one (Aitchison and Dunsmore, Statistical Prediction Analysis, 1975, section 2.3). Values before the
+    begin, which accuse nobody, go on linearly.
+    """
+    beyond = (values - begin) / scale
+    pareto = count * torch.log1p(beyond.clamp_min(0) / count) + beyond.clamp_max(0)
+    return pareto - ((count + 1) / (known + 1)).log()

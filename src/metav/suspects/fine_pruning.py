@@ -55,7 +55,8 @@ def cut_off(model: nn.Module, ratio: float, x: Tensor) -> None:
 
     def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         each = inputs[0].abs()
-        seen.append((each.flatten(2).mean(2) if each.dim() > 2 else each).sum(0))
+        axis = -1 if weight.dim() == 2 else 1  # of features, or of channels
+        seen.append(each.movedim(axis, 0).flatten(1).sum(1))
 
     hook = last.register_forward_pre_hook(note)
     model.eval()
