@@ -22,7 +22,7 @@ from metav.verification import verify
 
 SHORT = {
     "metav": "metav(iterations=60,lr=0.01)",
-    "cohort": "cohort(pool=100)",
+    "cohort": "cohort(pool=100,level=0.05)",
     "liteguard": "liteguard(iterations=60,lr=0.05)",
     "ipguard": "ipguard(steps=20)",
     "deepfoolfp": "deepfoolfp",
