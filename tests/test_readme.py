@@ -147,9 +147,11 @@ def test_where_the_cohort_falls_short_is_what_the_committed_results_say():
     assert f"robustness at 100 % uniqueness {cell(row['robustness_at_full_uniqueness'])}" in text
     assert f"{row['false_accusations']['mean']:.1f} false accusations of {row['negatives']}" in text
     shares = {name: found["recognised"] for name, found in row["by_lineage"].items() if found["positive"]}
-    assert shares.pop("RTAL") == 0.5
-    assert "half of those that were retrained as a whole" in text
-    assert all(share == (not name.startswith("Distillation")) for name, share in shares.items())
+    students = {name.split()[1]: shares.pop(name) for name in list(shares) if name.startswith("Distillation")}
+    others = {name: row["by_lineage"][f"Distillation {name}"]["n"] for name in "ML"}
+    mean = sum(students[name] * count for name, count in others.items()) / sum(others.values())
+    assert f"of the students of shape S {students['S']:.0%}, of the others {mean:.0%},".replace("%", " %") in text
+    assert set(shares.values()) == {1}
     assert row["command"] in text
 
 
