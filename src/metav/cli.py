@@ -200,7 +200,8 @@ def schemes_() -> int:
             ANSWERS[needs.suspect],
             "N" if needs.per_query == 1 else f"{needs.per_query} N",
             "gradients" if needs.gradients else "answers",
-            "stolen and independent models" if needs.suspects else "target, independent models",
+            ("stolen and independent models" if needs.suspects else "target, independent models")
+            + (", teachers" if needs.cohort else ""),
             "images of the task" if needs.images else ("examples of the task" if needs.data else "none needed"),
         )
     output().print(table)

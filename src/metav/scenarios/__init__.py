@@ -40,7 +40,7 @@ def load(name: str, profile: str = "cpu") -> Scenario:
         There is no such scenario, task or profile.
     """
     if name not in SCENARIOS and ":" not in name:
-        raise unknown("scenario", name, SCENARIOS)
+        raise unknown("scenario", name, (*SCENARIOS, "your own package.module:task"))
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
     if (name, profile) not in _loaded:

@@ -101,7 +101,7 @@ class Cohort:
         if self.exact and (teachers + 1) * self.level <= 1:
             raise UsageError(
                 f"expected at least {math.floor(1 / self.level)} teachers for a level of {self.level}, got "
-                f"{teachers}: choose a larger level."
+                f"{teachers}: choose a larger level, or plan more teachers."
             )
 
     @torch.no_grad()
