@@ -13,9 +13,10 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from metav import benchmark, paper, protocols, results, scenarios
 from metav.report import cell, line
@@ -55,15 +56,20 @@ def main() -> None:
         for protocol in PROTOCOLS:
             cells = benchmark.run(zoo, [scheme], repeats=options.repeats, protocol=protocol, jobs=options.jobs)
             found += results.rows(zoo.scenario, cells, command)
-        rows += [{"variant": name, "models": len(known), "minutes": minutes, **row} for row in found]
-        on_paper, outside = found
-        figures = (cell(on_paper["aruc"]), cell(on_paper["missed"], 1), cell(outside["auc"]))
-        counts = (cell(outside[key], 1) for key in ("false_accusations", "missed"))
-        table.append(line(name, str(len(known)), f"{minutes:.1f}", *figures, *counts))
+        found = [{**row, "variant": name, "cohort_models": len(known), "minutes": minutes} for row in found]
+        rows += found
+        table.append(shown(*found))
         print(table[-1], flush=True)
         make_folder(out.parent)
         write_atomic(out, (json.dumps(rows, indent=1) + "\n").encode())
     print("\n" + "\n".join(table))
+
+
+def shown(on_paper: Mapping[str, Any], outside: Mapping[str, Any]) -> str:
+    """The row of the printed table, from a variant's rows of both protocols."""
+    figures = (cell(on_paper["aruc"]), cell(on_paper["missed"], 1), cell(outside["auc"]))
+    counts = (cell(outside[key], 1) for key in ("false_accusations", "missed"))
+    return line(on_paper["variant"], str(on_paper["cohort_models"]), f"{on_paper['minutes']:.1f}", *figures, *counts)
 
 
 def variants(scenario: Scenario, scheme: str) -> Iterator[tuple[str, CohortPlan, str]]:

@@ -103,6 +103,16 @@ def test_the_harder_tables_are_rendered_from_the_committed_results(monkeypatch):
     assert harder.PAGE.read_text() == harder.page()
 
 
+def test_what_parts_of_the_cohort_bring_is_what_the_committed_results_say(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    parts = importlib.import_module("cohort_parts")
+    text = (ROOT / "docs" / "cohort.md").read_text()
+    rows = json.loads((ROOT / "results" / "cohort-parts" / "warfarin.json").read_text())
+    assert rows[0]["command"] in text
+    for on_paper, outside in zip(rows[::2], rows[1::2], strict=True):
+        assert parts.shown(on_paper, outside) in text
+
+
 @pytest.mark.parametrize("name", ["docs/results.md", "results/paper/report.md"])
 def test_the_papers_page_is_rendered_from_the_committed_results(name, tmp_path):
     copytree(ROOT / "results" / "paper", tmp_path / "results" / "paper")
