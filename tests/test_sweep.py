@@ -24,7 +24,7 @@ def test_a_row_for_each_number_of_queries_and_one_figure_of_all(smoke_zoo, tmp_p
     assert results.swept(rows) == ["queries"]
     assert [path.name for path in tmp_path.glob("*.svg")] == ["warfarin-queries.svg"]
     assert "](warfarin-queries.svg)" in report
-    assert "2 repetitions, 3 to 9 queries" in report
+    assert "2 repetitions, seeds 0, 1, 3 to 9 queries" in report
     assert imread(tmp_path / "warfarin-queries.png").std() > 0.05
 
 
