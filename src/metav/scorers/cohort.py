@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metav.scorers.control import LEAST_SPREAD, MatchedControl, Matches, Tail, rarity
+from metav.scorers.control import LEAST_SPREAD, TINY, MatchedControl, Matches, Tail, rarity
 
 COLUMNS = 8  # of one image: projections of its pixels
 LEAST = 1e-3  # probabilities below are taken for it: what an API that rounds, or leaves classes out, may hide
 CLIP = 2.0  # deviations are squashed to so many of the cohort's spreads
 TOP = 3  # largest matches that are averaged
 SLOPE = 2.0  # of the sigmoid
-TINY = 1e-3  # of a spread of matches
 
 
 def columns(outputs: Tensor, output: str) -> Tensor:
@@ -126,14 +125,13 @@ class CohortMatch(nn.Module):
         The laws of large values are those of known strangers together: independent models, and teachers with the thefts
         from each, of which the largest value counts.
         """
-        alone, owned = [], []
+        values = []
         for index, (independent, teachers, _) in enumerate(folds):
             self._fit([*folds[:index], *folds[index + 1 :]])
-            alone.append(self.tests(independent))
-            owned.append(self.tests(teachers).amax(1))
+            values += [self.tests(independent), self.tests(teachers).amax(1)]
         self._fit(folds)
-        for test, values in enumerate(torch.cat([*alone, *owned]).T):
-            law = Tail.of(values)
+        for test, found in enumerate(torch.cat(values).T):
+            law = Tail.of(found)
             self.begin[test], self.scale[test] = law.begin, law.scale
             self.count.fill_(law.count)
             self.known.fill_(law.known)

@@ -12,9 +12,8 @@ FREEDOM = 50.0  # degrees of freedom: tails a little heavier than a normal law's
 POOLED = 0.5  # weight of the scatter of all strangers in that of each kind, which is known from few
 DIAGONAL = 0.3  # weight of the scatter without its correlations
 LEAST_SPREAD = 1.0  # of strangers' matches; a handful of models may all be near the mean by chance
-TINY = 1e-3  # of the scale of values
+TINY = 1e-3  # of a spread of matches, and of the scale of values
 TAIL, LEAST_TAIL = 0.1, 10  # share of strangers whose values the law of the largest is learnt from; at least so many
-
 
 Matches = tuple[Tensor, Tensor, Tensor]
 """Matches (n, D) of independent models, and (models, K, D) of thefts from teachers and from the target."""
