@@ -360,6 +360,8 @@ def test_other_architectures_training_or_answers_are_another_zoo():
         {**one, "fit": partial(fit_once, more=2)},
         {**one, "negatives": {"stranger": network()}},
     ]
+    there, elsewhere = ({**one, "fit": partial(fit_once, more=object())} for _ in range(2))  # at two addresses
+    assert task(**there).scenario().settings() == task(**elsewhere).scenario().settings()
     tanh = bent()
     tanh.load_state_dict(variants[-1]["negatives"]["stranger"].state_dict())
     variants.append({**one, "negatives": {"stranger": tanh}})

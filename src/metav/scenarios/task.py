@@ -36,6 +36,7 @@ from metav.suspects import Draft
 from metav.suspects.base import Resettable, layers, seeded
 from metav.training import Objective, Part, anneal, class_error, soften, squared_error
 
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
 SAME = "same"  # the target's architecture, from scratch
 TEMPERATURE, SOFT = 4.0, 0.9  # of students of classifiers (Hinton et al., 2015)
@@ -184,8 +185,7 @@ class Task:
             fit=self.fit or usual,
             quality=self.quality or QUALITY[kind],
             merit=self.merit or MERIT[kind],
-            method=f"{METHOD[kind] if self.fit is None else 'the task its own'}; ready models {_digest(models)}; "
-            f"made of {self._made_of(models)}",
+            method=f"{METHOD[kind] if self.fit is None else 'the task its own'}; made of {self._made_of(models)}",
             data=f"the task {self.name}",
             group=16 if self.fit is None and kind != "images" else 1,
             cohort=self._cohort(smoke) if self.teachers else None,
@@ -198,8 +198,9 @@ class Task:
             made = {name: make() for name, make in self.architectures.items()}
         for name, model in sorted({**made, **given}.items()):
             own = {type(each) for each in model.modules() if type(each).__module__.split(".")[0] not in LIBRARIES}
-            facts += [name, str(model), _digest({name: model}), *sorted(_source(each) for each in own)]
-        return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]
+            facts += [name, str(model), digest(model.state_dict(), {}), *sorted(_source(each) for each in own)]
+        text = ADDRESS.sub("", canonical_json(facts))  # of what has no other name: another in each process
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _suspects(self, smoke: bool) -> Iterator[Suspect]:
         """As Table 3 of the paper, as far as this task has what it takes."""
@@ -292,11 +293,6 @@ def _resettable(model: nn.Module) -> bool:
 
 def _convolves(model: nn.Module) -> bool:
     return any(hasattr(layer, "kernel_size") for _, layer in layers(model))
-
-
-def _digest(models: Mapping[str, nn.Module]) -> str:
-    weights = {f"{name} {key}": each for name, model in models.items() for key, each in model.state_dict().items()}
-    return digest(weights, {})[:16]
 
 
 def _check_part(name: str, part: Part, spec: Spec) -> None:
