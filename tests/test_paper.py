@@ -85,8 +85,9 @@ def test_the_time_left_is_that_of_what_was_seen():
     pace, cell = running.Pace(), Cell(scheme="a", repetition=0, queries=100)
     assert pace.left({"skin": [cell]}, 2) == "left: 1 fingerprints of kinds that were not timed so far"
     assert pace.left({"skin": []}, 2) == "left: about 0 min"
-    for seconds in (100.0, 200.0):
-        pace.note("skin", [CellResult(cell=cell, scores=(), construct_seconds=seconds, verify_seconds=50.0)])
+    for repetition, seconds in enumerate((100.0, 200.0, 200.0)):
+        again = replace(cell, repetition=min(repetition, 1))  # a cell that is told twice counts once
+        pace.note("skin", [CellResult(cell=again, scores=(), construct_seconds=seconds, verify_seconds=50.0)])
     fewer, other = replace(cell, queries=10), replace(cell, scheme="b")
     assert [pace.seconds("skin", each) for each in (cell, fewer, other)] == [200.0, 20.0, None]
     assert pace.seconds("warfarin", cell) is None

@@ -75,13 +75,12 @@ class Pace:
     """How long fingerprints take, by scenario, scheme and number of queries, as far as it was seen."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, str, int], list[float]] = {}
+        self._seen: dict[tuple[str, Cell], float] = {}
 
     def note(self, scenario: str, results: Sequence[CellResult]) -> None:
         """Learn from results, whether computed now or kept by an earlier run."""
         for each in results:
-            seconds = each.construct_seconds + each.verify_seconds
-            self._seen.setdefault((scenario, each.cell.scheme, each.cell.queries), []).append(seconds)
+            self._seen[scenario, each.cell] = each.construct_seconds + each.verify_seconds
 
     def recall(self, part: Part, zoo: Zoo) -> None:
         """Learn from what earlier runs have kept of a part."""
@@ -91,12 +90,15 @@ class Pace:
 
     def seconds(self, scenario: str, cell: Cell) -> float | None:
         """Of one process for a cell; where only other numbers of queries were seen, in proportion to these."""
-        known = {
-            n: mean(times) for (where, name, n), times in self._seen.items() if (where, name) == (scenario, cell.scheme)
-        }
-        if cell.queries in known:
-            return known[cell.queries]
-        return mean(time * cell.queries / n for n, time in known.items()) if known else None
+        alike = [
+            (each.queries, time)
+            for (where, each), time in self._seen.items()
+            if (where, each.scheme) == (scenario, cell.scheme)
+        ]
+        same = [time for queries, time in alike if queries == cell.queries]
+        if same:
+            return mean(same)
+        return mean(time * cell.queries / queries for queries, time in alike) if alike else None
 
     def left(self, work: Mapping[str, Sequence[Cell]], jobs: int) -> str:
         """How long some cells of some scenarios will take in `jobs` processes, in words."""

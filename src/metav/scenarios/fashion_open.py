@@ -42,7 +42,7 @@ def upsampling() -> Gan:
 
 
 def exponential() -> Gan:
-    """A perceptron with ELU activations."""
+    """A perceptron with ELU activations, and a critic with leaky ReLUs."""
     layers: list[nn.Module] = []
     for narrow, wide in ((LATENT, 200), (200, 400)):
         layers += [nn.Linear(narrow, wide), nn.ELU()]
@@ -51,7 +51,15 @@ def exponential() -> Gan:
     return Gan(generator, nn.Sequential(nn.Flatten(), *critic), penalty=PENALTY)
 
 
-STRANGE: dict[str, Callable[[], nn.Module]] = {"upsampling": upsampling, "exponential": exponential}
+def wide() -> Gan:
+    """A perceptron with one hidden layer, and that critic."""
+    generator = nn.Sequential(
+        nn.Linear(LATENT, 1200), nn.SiLU(), nn.Linear(1200, PIXELS), nn.Sigmoid(), nn.Unflatten(1, (1, SIDE, SIDE))
+    )
+    return Gan(generator, exponential().discriminator, penalty=PENALTY)
+
+
+STRANGE: dict[str, Callable[[], nn.Module]] = {"upsampling": upsampling, "exponential": exponential, "wide": wide}
 
 TUNING = "batch=32,seed=1"
 # Independent networks: family, architecture, epochs and rate; each on the owner's and on public images.
@@ -64,14 +72,15 @@ NETWORKS = [
     ("other training", "XL", "8ep,lr=0.0005"),
     ("other training", "S", "4ep,lr=0.002"),
     ("other training", "M", "3ep,lr=0.0005"),
+    ("other network", "wide", "6ep,lr=0.001"),
 ]
 THIRD_PARTY = ["S", "M", "exponential", "upsampling"]  # students of a DCGAN that is not the target
 
-# Thefts: family, links after the target.
+# Thefts: family, links after the target. Students are of networks that neither zoo nor cohort steals into.
 THEFTS = [
     *(
         ("extraction", f"extract(public,{epochs}ep,lr=0.001,{TUNING},student={student})")
-        for student, epochs in (("upsampling", 4), ("exponential", 5), ("S", 4), ("M", 3), ("S", 1))
+        for student, epochs in (("upsampling", 4), ("upsampling", 1), ("exponential", 5), ("wide", 5), ("wide", 1))
     ),
     ("other fine-tuning", f"ftal(public,4ep,lr=0.0003,{TUNING})"),
     ("other fine-tuning", f"ftal(public,2ep,lr=0.002,{TUNING})"),
