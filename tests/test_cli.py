@@ -263,7 +263,7 @@ def test_a_missing_extra_is_named(tmp_path):
         [sys.executable, "-c", WITHOUT_EXTRA], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 1
-    assert "pip install 'metav[warfarin]'" in done.stderr
+    assert "run pip install -e '.[warfarin]' in metav's folder" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -200,8 +200,9 @@ def schemes_() -> int:
             ANSWERS[needs.suspect],
             "N" if needs.per_query == 1 else f"{needs.per_query} N",
             "gradients" if needs.gradients else "answers",
-            ("stolen and independent models" if needs.suspects else "target, independent models")
-            + (", teachers" if needs.cohort else ""),
+            "independent models, teachers, thefts from these"
+            if needs.cohort
+            else ("stolen and independent models" if needs.suspects else "target, independent models"),
             "images of the task" if needs.images else ("examples of the task" if needs.data else "none needed"),
         )
     output().print(table)

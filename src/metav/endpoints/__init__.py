@@ -127,7 +127,8 @@ def _online(url: str, access: Access) -> Endpoint:
         from metav.endpoints.json_api import MLFLOW, JsonApi
     except ImportError as error:
         raise MissingExtraError(
-            f"expected {error.name} for a suspect behind a URL, got none: pip install 'metav[http]'."
+            f"expected {error.name} for a suspect behind a URL, got none: "
+            "run pip install -e '.[http]' in metav's folder."
         ) from error
     server = Server(url, headers=secrets(list(access.header)), timeout=access.timeout)
     path = split(url).path.rstrip("/")

@@ -28,7 +28,8 @@ class OnnxFile(Endpoint):
             import onnxruntime
         except ImportError as error:
             raise MissingExtraError(
-                "expected onnxruntime for a suspect in an ONNX file, got none: pip install 'metav[onnx]'."
+                "expected onnxruntime for a suspect in an ONNX file, got none: "
+                "run pip install -e '.[onnx]' in metav's folder."
             ) from error
         self.path = path
         if not path.is_file():

@@ -78,7 +78,8 @@ def digits() -> Tensor:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingExtraError(
-            "expected scikit-learn for the irrelevant data, got no module 'sklearn': run pip install 'metav[fashion]'."
+            "expected scikit-learn for the irrelevant data, got no module 'sklearn': "
+            "run pip install -e '.[fashion]' in metav's folder."
         ) from error
     small = torch.from_numpy(load_digits().images.astype(np.float32) / 16)  # its grey levels go from 0 to 16
     return interpolate(small[:, None], size=SIDE, mode="bilinear")

@@ -84,6 +84,6 @@ def _download() -> Path:
         raise StorageError(
             f"expected {FILE} in --data or METAV_DATA ({given or 'not set'}), {data.SHARED} or {data.cache()}, got "
             f"none, and no download ({error}): give its folder with --data, set METAV_DATA, or go online with "
-            "torchvision installed (pip install 'metav[skin]')."
+            "torchvision installed (run pip install -e '.[skin]' in metav's folder)."
         ) from error
     return data.cache()

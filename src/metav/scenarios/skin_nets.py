@@ -128,6 +128,6 @@ def _models() -> Any:
     except ImportError as error:
         raise MissingExtraError(
             "expected torchvision for the networks of the skin scenario, got no module 'torchvision': "
-            "run pip install 'metav[skin]'."
+            "run pip install -e '.[skin]' in metav's folder."
         ) from error
     return models

@@ -60,7 +60,8 @@ def ready(model: nn.Module | str | Path) -> nn.Module:
         from onnx import version_converter
     except ImportError as error:
         raise MissingExtraError(
-            f"expected {error.name} for the negative {str(model)!r}, got none: pip install 'metav[onnx]'."
+            f"expected {error.name} for the negative {str(model)!r}, got none: "
+            "run pip install -e '.[onnx]' in metav's folder."
         ) from error
     try:
         graph = onnx.load(str(model))

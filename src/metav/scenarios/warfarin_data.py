@@ -115,5 +115,5 @@ def _float32(x: NDArray[np.float64], y: NDArray[np.float64]) -> Table:
 def _missing(error: ImportError) -> MissingExtraError:
     return MissingExtraError(
         f"expected the packages of the warfarin scenario, got no module {error.name!r}: "
-        "run pip install 'metav[warfarin]'."
+        "run pip install -e '.[warfarin]' in metav's folder."
     )

@@ -53,8 +53,8 @@ class Cohort:
         at p = `level`. Then `independents` decides nothing.
     level
         Share of strangers that may be accused, at most. With `exact` that holds for all of them, else as far as they
-        are like the independent models and teachers that the construction knows. With few teachers or queries even
-        the target may not reach a small level: give more, or choose a larger one.
+        are like the independent models and the thefts from teachers that the construction knows. With few teachers or
+        queries even the target may not reach a small level: give more, or choose a larger one.
     valid
         1 for queries that a form accepts: all candidates are the nearest valid rows.
     half

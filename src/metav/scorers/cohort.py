@@ -72,7 +72,7 @@ class CohortMatch(nn.Module):
     spread: Tensor  # (3 K): of strangers' z, by view and kind
     begin: Tensor  # (2,): of both tests, where the tail of known strangers' values begins
     scale: Tensor  # (2,): of that tail
-    count: Tensor  # (): how many known strangers it is known from
+    count: Tensor  # (2,): from how many known strangers, those of one owner together
     known: Tensor  # (): of how many
 
     def __init__(
@@ -92,7 +92,7 @@ class CohortMatch(nn.Module):
         self.control = MatchedControl(kinds, len(self.views()) * kinds)
         self.register_buffer("begin", torch.zeros(2))
         self.register_buffer("scale", torch.ones(2))
-        self.register_buffer("count", torch.ones(()))
+        self.register_buffer("count", torch.ones(2))
         self.register_buffer("known", torch.ones(()))
 
     def views(self) -> dict[str, tuple[int, int]]:
@@ -122,18 +122,21 @@ class CohortMatch(nn.Module):
     def calibrate(self, folds: Sequence[Matches]) -> None:
         """Learn from models that are known, given in parts: the values of each part are those of tests without it.
 
-        The laws of large values are those of known strangers together: independent models, and teachers with the thefts
-        from each, of which the largest value counts.
+        The laws of large values are those of known strangers together: independent models, and thefts from teachers, of
+        which all from one teacher count as much as one independent model.
         """
-        values = []
+        values, weights = [], []
         for index, (independent, teachers, _) in enumerate(folds):
             self._fit([*folds[:index], *folds[index + 1 :]])
-            values += [self.tests(independent), self.tests(teachers).amax(1)]
+            for models, owners in ((independent[:, None], len(independent)), (teachers, len(teachers))):
+                found = self.tests(models.flatten(0, 1))
+                values.append(found)
+                weights.append(torch.full((len(found),), owners / max(1, len(found))))
         self._fit(folds)
         for test, found in enumerate(torch.cat(values).T):
-            law = Tail.of(found)
+            law = Tail.of(found, torch.cat(weights))
             self.begin[test], self.scale[test] = law.begin, law.scale
-            self.count.fill_(law.count)
+            self.count[test] = law.count
             self.known.fill_(law.known)
 
     def _fit(self, folds: Sequence[Matches]) -> None:

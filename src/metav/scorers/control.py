@@ -12,8 +12,8 @@ FREEDOM = 50.0  # degrees of freedom: tails a little heavier than a normal law's
 POOLED = 0.5  # weight of the scatter of all strangers in that of each kind, which is known from few
 DIAGONAL = 0.3  # weight of the scatter without its correlations
 LEAST_SPREAD = 1.0  # of strangers' matches; a handful of models may all be near the mean by chance
-TINY = 1e-3  # of a spread of matches, and of the scale of values
-TAIL, LEAST_TAIL = 0.1, 10  # share of strangers whose values the law of the largest is learnt from; at least so many
+TINY = 1e-3  # of a spread of matches, and of the scale of values; and between sums of weights
+TAIL, LEAST_TAIL = 0.1, 10  # share of strangers that the law of large values is learnt from; at least so many
 
 Matches = tuple[Tensor, Tensor, Tensor]
 """Matches (n, D) of independent models, and (models, K, D) of thefts from teachers and from the target."""
@@ -75,29 +75,33 @@ class MatchedControl(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Tail:
-    """The law of large values: where their tail begins, its scale, how many values it is known from, and of how many.
+    """The law of large values: where their tail begins, its scale, how many owners it is known from, and of how many.
 
     Beyond its begin a tail is taken for exponential (Pickands, Annals of Statistics 3:119-131, 1975, with shape 0).
     """
 
     begin: Tensor
     scale: Tensor
-    count: int
-    known: int
+    count: float
+    known: float
 
     @classmethod
-    def of(cls, values: Tensor) -> Tail:
-        """The law of values (n,), at least two."""
-        count = min(max(LEAST_TAIL, round(TAIL * len(values))), len(values) - 1)
-        largest = values.topk(count + 1).values
-        scale = (largest[:-1] - largest[-1]).mean().clamp_min(TINY)
-        return cls(begin=largest[-1], scale=scale, count=count, known=len(values))
+    def of(cls, values: Tensor, weights: Tensor) -> Tail:
+        """The law of values (n,), at least two, with `weights` (n,) in (0, 1]: those of one owner's models sum to 1."""
+        known = float(weights.sum())
+        values, order = values.sort(descending=True)
+        weights = weights[order]
+        wanted = min(max(LEAST_TAIL, TAIL * known), known - 1)
+        last = min(int((weights.cumsum(0) < wanted - TINY).sum()) + 1, len(values) - 1)
+        count = float(weights[:last].sum())
+        scale = ((values[:last] - values[last]) * weights[:last]).sum().div(count).clamp_min(TINY)
+        return cls(begin=values[last], scale=scale, count=count, known=known)
 
 
 def rarity(values: Tensor, begin: Tensor, scale: Tensor, count: Tensor, known: Tensor) -> Tensor:
     """-log p of values: p is the chance that one more value of a `Tail` is at least as large.
 
-    As begin and scale are known from `count` values alone, that is the predictive law: Pareto's instead of the
+    As begin and scale are known from `count` owners alone, that is the predictive law: Pareto's instead of the
     exponential one (Aitchison and Dunsmore, Statistical Prediction Analysis, 1975, section 2.3). Values before the
     begin, which accuse nobody, go on linearly.
     """
