@@ -483,7 +483,7 @@ def test_a_theft_has_the_smallest_p_value_and_is_called_derived(models):
 
 
 def test_a_level_that_no_rank_can_reach_is_a_sentence():
-    with pytest.raises(UsageError, match=r"expected at least 100 teachers for a level of 0.01, got 48: "):
+    with pytest.raises(UsageError, match=r"expected at least 200 teachers for a level of 0.005, got 48: "):
         schemes.get("cohort(exact=1)").construct(tiny.regressors(), queries=5, seed=0)
 
 

@@ -83,7 +83,8 @@ Seed = Annotated[int, Parameter(help="Seed of the construction.")]
 Results = Annotated[
     Path | None,
     Parameter(
-        help="Folder for results.json, report.md and figures; by default metav-results/SCENARIO or SCENARIO-PROFILE."
+        help="Folder for results.json, report.md and figures; by default metav-results/SCENARIO, with -PROFILE and "
+        "-PROTOCOL where they are not cpu and paper; of paper, metav-results/paper-PROFILE."
     ),
 ]
 File = Annotated[Path, Parameter(help="A fingerprint, a safetensors file.")]

@@ -69,7 +69,7 @@ class Cohort:
     ridge: float = 0.5
     independents: float = 0.5
     exact: int = 0
-    level: float = 0.01
+    level: float = 0.005
     valid: int = 0
     half: int = 0
 
