@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from metav import benchmark, cells, evaluation, paper
+from metav import benchmark, cells, evaluation, paper, scenarios
 from metav.cells import Cell, CellResult
 from metav.cli import main
 from metav.paper import learning, page, plots, running
+from metav.zoo import Zoo
 
 QUICK = ["--only", "warfarin", "--profile", "smoke", "--jobs", "1"]
 
@@ -25,6 +26,20 @@ def test_the_plan_has_all_of_the_papers_figures():
         assert [2 * count for count in by_name[f"{name}-models"].models] == [2, 4, 10, 20, 40, 70]
         assert by_name[f"{name}-learning"].learning
         assert {by_name[f"{name}-{kind}"].repeats for kind in ("queries", "models", "learning")} == {3}
+
+
+def test_a_part_alone_is_run_and_builds_no_cohort(tmp_path, monkeypatch, capsys):
+    names = [part.name for part in paper.plan("cpu", ["fashion-queries", "skin", "warfarin-learning"])]
+    assert names == ["skin", "skin-queries", "skin-models", "skin-learning", "warfarin-learning", "fashion-queries"]
+    monkeypatch.setenv("METAV_HOME", str(tmp_path / "home"))
+    quick = ["--only", "warfarin-models", "--profile", "smoke", "--jobs", "1", "--out", str(tmp_path / "out")]
+    assert main(["bench", "paper", *quick]) == 0
+    assert "Part 1 of 1, warfarin-models" in capsys.readouterr().out
+    zoo = Zoo(scenarios.load("warfarin", "smoke"))
+    assert set(zoo.folder.glob("*.safetensors")) == {zoo.files(lineage)[0] for lineage in zoo.lineages()}
+    shown = (tmp_path / "out" / page.NAME).read_text()
+    assert "Not run yet: `metav bench paper --only warfarin`." in shown
+    assert "Not run yet: `metav bench paper --only skin`." in shown
 
 
 def test_the_whole_of_a_scenario_resumes_and_shows_its_page(tmp_path, monkeypatch, capsys):

@@ -31,7 +31,9 @@ BenchName = Annotated[
 ]
 Only = Annotated[
     list[str] | None,
-    _several("Of paper, these scenarios: skin, warfarin, fashion."),
+    _several(
+        "Of paper, these scenarios (skin, warfarin, fashion) or parts (skin-queries, skin-models, skin-learning, ...)."
+    ),
 ]
 Schemes = Annotated[
     list[str] | None,

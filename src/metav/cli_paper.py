@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def bench_paper(
     only: list[str] | None, profile: str, out: Path | None, data: Path | None, jobs: int, again: bool
 ) -> int:
-    """Run all benchmarks of the paper, or those of some scenarios, and write the page that shows them.
+    """Run all benchmarks of the paper, or some of them, and write the page that shows them.
 
     Interrupted or killed, it goes on where it was.
     """
-    from metav import paper, report
+    from metav import paper, report, schemes
     from metav.paper import page, running
     from metav.storage import make_folder
 
@@ -29,7 +29,9 @@ def bench_paper(
     folder = make_folder(out or Path("metav-results") / f"paper-{profile}")
     zoos: dict[str, Zoo] = {}
     for scenario in dict.fromkeys(part.scenario for part in parts):
-        zoos[scenario] = open_zoo(scenario, profile, None, data, cohort=True)
+        used = {name for part in parts if part.scenario == scenario for name in part.schemes}
+        cohort = any(schemes.get(name).needs.cohort for name in used)
+        zoos[scenario] = open_zoo(scenario, profile, None, data, cohort=cohort)
         zoos[scenario].prepare()
         fill(zoos[scenario], jobs)
     pace, failed = running.Pace(), 0

@@ -43,22 +43,29 @@ class Part:
     learning: bool = False
 
 
-def plan(profile: str, scenarios: Sequence[str] = SCENARIOS) -> list[Part]:
+def plan(profile: str, only: Sequence[str] = SCENARIOS) -> list[Part]:
     """The paper's benchmarks, those of the main results first; `smoke` has fewer of everything.
+
+    `only` names scenarios, for all of their parts, or single parts.
 
     Raises
     ------
     UsageError
-        The paper has no such scenario.
+        The paper has no such scenario, and no such part.
     """
-    for scenario in scenarios:
-        if scenario not in SCENARIOS:
-            raise unknown("scenario of the paper", scenario, SCENARIOS)
+    parts = sorted(_parts(profile), key=lambda part: part.name != part.scenario)
+    for name in only:
+        if name not in (known := {*SCENARIOS, *(part.name for part in parts)}):
+            raise unknown("scenario of the paper, or a part,", name, known)
+    return [part for part in parts if part.scenario in only or part.name in only]
+
+
+def _parts(profile: str) -> list[Part]:
     smoke = profile == "smoke"
     repeats, fewer = (2, 1) if smoke else (REPEATS, FEWER)
     queries, models = ((4, 8), (1, 2)) if smoke else (QUERIES, MODELS)
     found = []
-    for name in scenarios:
+    for name in SCENARIOS:
         both = ("metav(iterations=2)", "metav(iterations=2,batch=2)") if smoke else ("metav", VARIANT[name])
         peers, swept = (CLASSIFIERS, SWEPT) if name == "skin" else (("modeldiff",), ())
         curves = "Fig. 2b-f" if name == "skin" else "Fig. 5a-b"
@@ -101,4 +108,4 @@ def plan(profile: str, scenarios: Sequence[str] = SCENARIOS) -> list[Part]:
                 learning=True,
             ),
         ]
-    return sorted(found, key=lambda part: part.name != part.scenario)
+    return found

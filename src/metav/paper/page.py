@@ -54,16 +54,12 @@ def write(folder: Path, page: Path | None = None) -> Path:
         "from one another are never on both sides of a split.",
     ]
     for scenario in paper.SCENARIOS:
-        parts = {
-            part: list(_part(folder, f"{scenario}{part}", page)) for part in ("", "-learning", "-queries", "-models")
-        }
-        found = [each for part in parts.values() for each in part]
-        lines += [
-            "",
-            f"## {scenario.capitalize()}",
-            "",
-            *(found or [f"Not run yet: `metav bench paper --only {scenario}`."]),
-        ]
+        parts = [f"{scenario}{part}" for part in ("", "-learning", "-queries", "-models")]
+        shown = {part: list(_part(folder, part, page)) for part in parts}
+        lacking = [part for part in parts if not shown[part]] if shown[scenario] else [scenario]
+        lines += ["", f"## {scenario.capitalize()}", "", *(each for part in shown.values() for each in part)]
+        if lacking:
+            lines += [f"Not run yet: `metav bench paper --only {' '.join(lacking)}`."]
     write_atomic(page, ("\n".join(lines).rstrip() + "\n").encode())
     return page
 
