@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ def _part(folder: Path, name: str, page: Path) -> Iterator[str]:
     found = json.loads(file.read_text())
     link = f"{os.path.relpath(file.parent, page.parent)}/"
     if kind == "learning":
+        figures.save(plots.learning(found["curves"], scenario), file.parent, name)
         yield from _learning(found, scenario, link)
         return
     rows = [row for row in found if row["aruc"]]
@@ -125,13 +126,31 @@ def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
     yield from ("", f"![ARUC and robustness of each scheme]({link}schemes.png)", "")
     yield from (f"![Robustness and uniqueness against the threshold]({link}curves.png)", "")
     yield from ("### Seconds (Table 5)", "")
-    yield "| | construction, s | the paper | verification of all test suspects, s | the paper |"
-    yield "|---|---|---|---|---|"
-    for row in rows:
-        construction, verification = SECONDS.get(row["scheme"], ("", "")) if scenario == "skin" else ("", "")
-        seconds = cell(row["construct_seconds"], 1), cell(row["verify_seconds"], 2)
-        yield line(f"`{row['title']}`", seconds[0], construction, seconds[1], verification)
+    timed = scenario == "skin"
+    yield from _table(
+        ["", "construction, s", *_beside(timed), "verification of all test suspects, s", *_beside(timed)],
+        (
+            [
+                f"`{row['title']}`",
+                cell(row["construct_seconds"], 1),
+                *_beside(timed, SECONDS.get(row["scheme"], ("", ""))[0]),
+                cell(row["verify_seconds"], 2),
+                *_beside(timed, SECONDS.get(row["scheme"], ("", ""))[1]),
+            ]
+            for row in rows
+        ),
+    )
     yield ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield from (line(*head), "|---" * len(head) + "|")
+    yield from (line(*row) for row in rows)
+
+
+def _beside(shown: bool, value: str = "the paper") -> list[str]:
+    """The paper's column of a table, where it has one."""
+    return [value] if shown else []
 
 
 def _theirs(published: Mapping[str, float], key: str, scenario: str) -> str:
@@ -142,15 +161,16 @@ def _theirs(published: Mapping[str, float], key: str, scenario: str) -> str:
 
 def _learning(found: Mapping[str, Any], scenario: str, link: str) -> Iterator[str]:
     yield from ("### Learning (Fig. 4)", "")
-    yield f"| | seconds until the mean ARUC is above {QUICK} | the paper | ARUC at the end | seconds in all |"
-    yield "|---|---|---|---|---|"
-    table = pd.DataFrame(found["curves"])
+    table, timed = pd.DataFrame(found["curves"]), scenario == "skin"
+    rows = []
     for scheme in table.scheme.unique():
         quick = plots.mean_seconds(found["curves"], scheme, QUICK)
         ends = table[table.scheme == scheme].groupby("repetition").last()
-        theirs = f"less than {WITHIN}" if (scenario, scheme) == ("skin", "metav") else ""
         shown = "never" if quick is None else f"{quick:.1f}"
-        yield line(f"`{scheme}`", shown, theirs, f"{ends.aruc.mean():.3f}", f"{ends.seconds.mean():.1f}")
+        theirs = _beside(timed, f"less than {WITHIN}" if scheme == "metav" else "")
+        rows.append([f"`{scheme}`", shown, *theirs, f"{ends.aruc.mean():.3f}", f"{ends.seconds.mean():.1f}"])
+    quickly = f"seconds until the mean ARUC is above {QUICK}"
+    yield from _table(["", quickly, *_beside(timed), "ARUC at the end", "seconds in all"], rows)
     yield from ("", f"![ARUC and loss against seconds]({link}{scenario}-learning.png)", "")
     for failure in found["failed"]:
         yield from (f"`{failure['scheme']}`, repetition {failure['repetition']}: {failure['error']}", "")

@@ -15,6 +15,8 @@ from metav.figures import INK, STYLE, colour
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NO_LOSS = 1e-4  # a loss below is drawn on a linear axis: it may be 0
+
 
 def bars(rows: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str, float]]) -> Figure:
     """ARUC and robustness at 100 % uniqueness of each scheme (Fig. 2a and 3); diamonds are the `published` figures.
@@ -36,7 +38,7 @@ def bars(rows: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str,
             for index, row in enumerate(rows):
                 value = published.get(row["scheme"], {}).get(key)
                 if value is not None:
-                    ax.plot(value, index, marker="D", color="white", markeredgecolor=INK, markersize=6)
+                    ax.plot(value, index, marker="D", color="white", markeredgecolor=INK, markersize=6, clip_on=False)
             ax.set(xlim=(0, 1), xlabel=title)
             ax.tick_params(axis="y", length=0)
         axes[0].set_yticks(range(len(rows)), [row["title"] for row in rows])
@@ -72,7 +74,10 @@ def grid(rows: Sequence[dict[str, Any]], scores: pd.DataFrame) -> Figure:
 
 
 def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
-    """ARUC and loss against the seconds of construction (Fig. 4), means over repetitions; thin lines are these."""
+    """ARUC and loss against the seconds of construction (Fig. 4), means over repetitions; thin lines are these.
+
+    Most is learnt in the first seconds, and losses get small: the axes of both are logarithmic, but for losses near 0.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -91,9 +96,11 @@ def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
                 if key == "aruc":
                     label = "\n".join(textwrap.wrap(scheme.replace(",", ", "), 40))
                     ax.text(0.98, 0.04 + 0.12 * index, label, color=colour(scheme), ha="right", transform=ax.transAxes)
-            ax.set(xlabel="seconds of construction", ylabel=title, xlim=(0, None))
-            if key == "aruc":
-                ax.set_ylim(0, 1)
+            ax.set(xlabel="seconds of construction", ylabel=title, xscale="log")
+            ax.xaxis.set_major_formatter("{x:g}")
+            if key == "loss":
+                ax.set_yscale("symlog", linthresh=NO_LOSS, linscale=0.3)
+            ax.set_ylim(0, 1 if key == "aruc" else None)
         figure.suptitle(
             f"{scenario}: learning, {table.repetition.nunique()} repetitions", fontsize=10, x=0.01, ha="left"
         )

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 
-from metav import benchmark, cells, figures, report, results
+from metav import benchmark, cells, report, results
 from metav.cells import Cell, CellResult, Failure
-from metav.paper import Part, learning, plots
+from metav.paper import Part, learning
 from metav.storage import make_folder, write_atomic
 from metav.zoo import Zoo
 
@@ -51,7 +51,6 @@ def run(
         }
         facts["failed"] = [{**asdict(each.cell), "error": each.error} for each in failures]
         write_atomic(folder / CURVES, (json.dumps({**facts, "curves": rows}, indent=1) + "\n").encode())
-        figures.save(plots.learning(rows, part.scenario), folder, part.name)
         return [], failures
     failures = []
     found = benchmark.run(
