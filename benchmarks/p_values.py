@@ -33,7 +33,7 @@ from metav.zoo import Zoo
 
 SCHEME = "cohort(exact=1)"
 SEED, LATER = re.compile(r"\bseed=(\d+)"), 1000  # of strangers that the zoo does not hold
-LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+LEVELS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def main() -> None:

@@ -280,6 +280,17 @@ def test_p_values_hold_for_few_known_strangers_too(law, known):
         assert 0.3 * level < (p <= level).double().mean() <= 1.5 * level
 
 
+@pytest.mark.parametrize("common", [0.0, 0.9])
+def test_p_values_hold_where_an_owner_has_several_models(common):
+    """Known are 40 owners of six models each, which hang together or not; met is one model of one more owner."""
+    owners, thefts = noise(2000, 41, 1, seed=1), noise(2000, 41, 6, seed=2)
+    values = common * owners + (1 - common**2) ** 0.5 * thefts
+    weights = torch.full((40 * 6,), 1 / 6)
+    p = torch.stack([rare(each[-1, 0], Tail.of(each[:-1].flatten(), weights)) for each in values])
+    for level in (0.05, 0.01):
+        assert 0.2 * level < (p <= level).double().mean() <= 1.5 * level
+
+
 def test_the_law_of_few_values_is_paretos():
     law = Tail.of(torch.tensor([3.0, 1.0, 2.0]), torch.ones(3))
     assert (float(law.begin), float(law.scale), law.count, law.known) == (1.0, 1.5, 2, 3)
@@ -315,7 +326,7 @@ def test_the_rate_is_made_of_the_smaller_p_value_doubled(made):
 
 
 def test_a_level_is_the_share_of_strangers_that_are_accused():
-    """From matches to verdicts: strangers like those known, alone and with what was stolen from them."""
+    """From matches to verdicts, of strangers like those known; one owner's six thefts have six chances."""
     generator = torch.Generator().manual_seed(0)
 
     def strangers(count: int, thefts: int) -> Tensor:
@@ -323,12 +334,38 @@ def test_a_level_is_the_share_of_strangers_that_are_accused():
         common = torch.randn(count, 1, 18, generator=generator)
         return 0.6 * common + 0.8 * torch.randn(count, thefts, 18, generator=generator)
 
-    accused = []
+    accused, owners = [], []
     for _ in range(40):
         scorer = CohortMatch(queries=2, near=1, size=1, kinds=6, teachers=3, output="regression", level=0.02)
         scorer.calibrate([(strangers(9, 1)[:, 0], strangers(8, 6), 8 + strangers(1, 6)) for _ in range(4)])
         accused.append((scorer.above(strangers(2000, 1)) > 0).float().mean())
+        owners.append((scorer.above(strangers(500, 6)).amax(1) > 0).float().mean())
     assert 0.005 < torch.stack(accused).mean() <= 0.02
+    assert torch.stack(owners).mean() <= 6 * 0.02
+
+
+def test_the_laws_are_those_of_known_strangers_by_owner():
+    """A literal reference: values of tests that were fitted without their fold, a teacher's thefts as one model."""
+
+    def scorer() -> CohortMatch:
+        return CohortMatch(queries=2, near=1, size=1, kinds=6, teachers=3, output="regression", level=0.02)
+
+    shapes = ((9, 18), (8, 6, 18), (1, 6, 18))
+    folds = [tuple(noise(*shape, seed=3 * fold + len(shape)).float() for shape in shapes) for fold in range(4)]
+    made = scorer()
+    made.calibrate(folds)
+    assert made.known == 4 * (9 + 8)
+    for test in (0, 1):
+        values, weights = [], []
+        for left_out, (independent, teachers, _) in enumerate(folds):
+            other = scorer()
+            other._fit([fold for index, fold in enumerate(folds) if index != left_out])
+            values += [other.tests(independent)[:, test], other.tests(teachers)[..., test].flatten()]
+            weights += [torch.ones(9), torch.full((48,), 1 / 6)]
+        law = Tail.of(torch.cat(values), torch.cat(weights))
+        found = [float(each[test]) for each in (made.begin, made.scale, made.count)]
+        assert found == pytest.approx([float(law.begin), float(law.scale), law.count], rel=1e-5)
+    assert made.count[0] != made.count[1]
 
 
 def test_values_that_the_law_is_learnt_from_are_of_scorers_without_them(monkeypatch):

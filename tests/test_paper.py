@@ -47,7 +47,7 @@ def test_the_whole_of_a_scenario_resumes_and_shows_its_page(tmp_path, monkeypatc
     out = tmp_path / "out"
     assert main(["bench", "paper", *QUICK, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "Part 1 of 4, warfarin (Fig. 2a, 3 and Table 5; Fig. 5a-b); left: 16 fingerprints of kinds that" in printed
+    assert "Part 1 of 4, warfarin (Fig. 2a, 3 and Table 5; Fig. 5a-b); left: 14 fingerprints of kinds that" in printed
     assert "Part 4 of 4, warfarin-learning (Fig. 4); left: about" in printed
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "home" / "cells").rglob("*.json")}
     shown = (out / page.NAME).read_text()
@@ -71,6 +71,8 @@ def test_options_that_the_paper_fixes_are_refused(capsys):
     assert "got another option: leave it out" in capsys.readouterr().err.replace("\n", " ")
     assert main(["bench", "paper", "--only", "cars"]) == 2
     assert "got 'cars': choose one of them." in capsys.readouterr().err.replace("\n", " ")
+    assert main(["bench", "paper", "--only"]) == 2
+    assert "expected a scenario or a part after --only, got none" in capsys.readouterr().err.replace("\n", " ")
     assert main(["bench", "warfarin", "--only", "skin"]) == 2
     assert "expected --only beside paper alone" in capsys.readouterr().err.replace("\n", " ")
 

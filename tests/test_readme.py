@@ -181,7 +181,7 @@ def test_the_table_of_schemes_says_what_they_need():
         needs = schemes.SCHEMES[name].needs
         assert answers == words[needs.suspect] + ("; 2 N answers" if needs.per_query == 2 else "")
         assert target == ("gradients" if needs.gradients else "answers")
-        assert ("thefts from these" in learns) is needs.cohort
+        assert ("thefts from them" in learns) is needs.cohort
         assert ("stolen and independent models" in learns) is (needs.suspects and not needs.cohort)
         assert ("examples" in learns or "images" in learns) is needs.data
         assert ("--snapshots" in learns) is needs.snapshots

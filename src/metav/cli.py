@@ -200,7 +200,7 @@ def schemes_() -> int:
             ANSWERS[needs.suspect],
             "N" if needs.per_query == 1 else f"{needs.per_query} N",
             "gradients" if needs.gradients else "answers",
-            "independent models, teachers, thefts from these"
+            "independent models, teachers, thefts from target and teachers"
             if needs.cohort
             else ("stolen and independent models" if needs.suspects else "target, independent models"),
             "images of the task" if needs.images else ("examples of the task" if needs.data else "none needed"),

@@ -32,7 +32,7 @@ BenchName = Annotated[
 Only = Annotated[
     list[str] | None,
     _several(
-        "Of paper, these scenarios (skin, warfarin, fashion) or parts (skin-queries, skin-models, skin-learning, ...)."
+        "Of paper, all of these scenarios (skin, warfarin, fashion), or these parts (skin-queries, skin-models, ...)."
     ),
 ]
 Schemes = Annotated[

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from metav.cli_options import at_least_one, command_line, fill, open_zoo
 from metav.console import complain, output, progress_bar
+from metav.errors import UsageError
 
 if TYPE_CHECKING:
-    from metav.cells import Cell
     from metav.zoo import Zoo
 
 
@@ -25,6 +25,8 @@ def bench_paper(
     from metav.storage import make_folder
 
     at_least_one("jobs", jobs)
+    if only == []:
+        raise UsageError("expected a scenario or a part after --only, got none: add one, or leave --only out for all.")
     parts = paper.plan(profile, only or paper.SCENARIOS)
     folder = make_folder(out or Path("metav-results") / f"paper-{profile}")
     zoos: dict[str, Zoo] = {}
@@ -39,9 +41,7 @@ def bench_paper(
         pace.recall(part, zoos[part.scenario])
     for index, part in enumerate(parts):
         zoo = zoos[part.scenario]
-        work: dict[str, list[Cell]] = {}
-        for each in parts[index:]:
-            work.setdefault(each.scenario, []).extend(running.missing(each, zoos[each.scenario]))
+        work = running.work(parts[index:], zoos)
         output().print(
             f"Part {index + 1} of {len(parts)}, {part.name} ({part.shows}); {pace.left(work, jobs)}.", soft_wrap=True
         )

@@ -28,6 +28,15 @@ def missing(part: Part, zoo: Zoo) -> list[Cell]:
     return [cell for cell, file in kept.items() if not (learning.kept(file) if part.learning else file).exists()]
 
 
+def work(parts: Sequence[Part], zoos: Mapping[str, Zoo]) -> dict[str, list[Cell]]:
+    """What is missing of some parts, by scenario: a cell that two of them share once, learning curves apart."""
+    found: dict[str, list[Cell]] = {}
+    for part in parts:
+        mine = found.setdefault(part.scenario, [])
+        mine += [cell for cell in missing(part, zoos[part.scenario]) if part.learning or cell not in mine]
+    return found
+
+
 def run(
     part: Part,
     zoo: Zoo,

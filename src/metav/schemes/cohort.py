@@ -52,9 +52,10 @@ class Cohort:
         1 for a p-value that holds for any stranger (`metav.schemes.cohort_exact`): the rate is 1 - p and the threshold
         at p = `level`. Then `independents` decides nothing.
     level
-        Share of strangers that may be accused, at most. With `exact` that holds for all of them, else as far as they
-        are like the independent models and the thefts from teachers that the construction knows. With few teachers or
-        queries even the target may not reach a small level: give more, or choose a larger one.
+        Share of strangers that may be accused. With `exact` at most so many of any kind are; else about so many of
+        strangers like those that the construction knows, on average over independent models and thefts from teachers
+        (those from one teacher weigh as one model): of a single kind it may be more. With few teachers or queries even
+        the target may not reach a small level: give more, or choose a larger one.
     valid
         1 for queries that a form accepts: all candidates are the nearest valid rows.
     half

@@ -61,7 +61,7 @@ class CohortMatch(nn.Module):
     output
         What an answer is, as in `Spec`.
     level
-        Share in (0, 1) of strangers that may be accused, as far as they are like those known.
+        Share in (0, 1) of strangers that may be accused, on average over those known.
     """
 
     kind = "cohort-match"

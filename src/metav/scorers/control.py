@@ -99,11 +99,11 @@ class Tail:
 
 
 def rarity(values: Tensor, begin: Tensor, scale: Tensor, count: Tensor, known: Tensor) -> Tensor:
-    """-log p of values: p is the chance that one more value of a `Tail` is at least as large.
+    """-log p of values: beyond the begin of a `Tail` p is the chance that one more value is at least as large.
 
     As begin and scale are known from `count` owners alone, that is the predictive law: Pareto's instead of the
-    exponential one (Aitchison and Dunsmore, Statistical Prediction Analysis, 1975, section 2.3). Values before the
-    begin, which accuse nobody, go on linearly.
+    exponential one (Aitchison and Dunsmore, Statistical Prediction Analysis, 1975, section 2.3); an approximation where
+    owners have several values. Values before the begin, which accuse nobody, go on linearly: there p is no chance.
     """
     beyond = (values - begin) / scale
     pareto = count * torch.log1p(beyond.clamp_min(0) / count) + beyond.clamp_max(0)
