@@ -29,8 +29,8 @@ def test_the_plan_has_all_of_the_papers_figures():
 
 
 def test_a_part_alone_is_run_and_builds_no_cohort(tmp_path, monkeypatch, capsys):
-    names = [part.name for part in paper.plan("cpu", ["fashion-queries", "skin", "warfarin-learning"])]
-    assert names == ["skin", "skin-queries", "skin-models", "skin-learning", "warfarin-learning", "fashion-queries"]
+    names = [part.name for part in paper.plan("cpu", ["fashion-main", "skin", "warfarin-learning"])]
+    assert names == ["skin", "fashion", "skin-queries", "skin-models", "skin-learning", "warfarin-learning"]
     monkeypatch.setenv("METAV_HOME", str(tmp_path / "home"))
     quick = ["--only", "warfarin-models", "--profile", "smoke", "--jobs", "1", "--out", str(tmp_path / "out")]
     assert main(["bench", "paper", *quick]) == 0

@@ -32,7 +32,7 @@ BenchName = Annotated[
 Only = Annotated[
     list[str] | None,
     _several(
-        "Of paper, all of these scenarios (skin, warfarin, fashion), or these parts (skin-queries, skin-models, ...)."
+        "Of paper, all of these scenarios (skin, warfarin, fashion), or these parts (skin-main, skin-queries, ...)."
     ),
 ]
 Schemes = Annotated[

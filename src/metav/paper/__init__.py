@@ -46,7 +46,7 @@ class Part:
 def plan(profile: str, only: Sequence[str] = SCENARIOS) -> list[Part]:
     """The paper's benchmarks, those of the main results first; `smoke` has fewer of everything.
 
-    `only` names scenarios, for all of their parts, or single parts.
+    `only` names scenarios, for all of their parts, or single parts; the main one of a scenario is SCENARIO-main.
 
     Raises
     ------
@@ -54,10 +54,11 @@ def plan(profile: str, only: Sequence[str] = SCENARIOS) -> list[Part]:
         The paper has no such scenario, and no such part.
     """
     parts = sorted(_parts(profile), key=lambda part: part.name != part.scenario)
+    names = [part.name if part.name != part.scenario else f"{part.name}-main" for part in parts]
     for name in only:
-        if name not in (known := {*SCENARIOS, *(part.name for part in parts)}):
+        if name not in (known := {*SCENARIOS, *names}):
             raise unknown("scenario of the paper, or a part,", name, known)
-    return [part for part in parts if part.scenario in only or part.name in only]
+    return [part for part, name in zip(parts, names, strict=True) if part.scenario in only or name in only]
 
 
 def _parts(profile: str) -> list[Part]:
