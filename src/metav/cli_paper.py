@@ -27,7 +27,7 @@ def bench_paper(
     at_least_one("jobs", jobs)
     if only == []:
         raise UsageError("expected a scenario or a part after --only, got none: add one, or leave --only out for all.")
-    parts = paper.plan(profile, only or paper.SCENARIOS)
+    parts = paper.plan(profile, paper.SCENARIOS if only is None else only)
     folder = make_folder(out or Path("metav-results") / f"paper-{profile}")
     zoos: dict[str, Zoo] = {}
     for scenario in dict.fromkeys(part.scenario for part in parts):

@@ -127,20 +127,13 @@ def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
     yield from (f"![Robustness and uniqueness against the threshold]({link}curves.png)", "")
     yield from ("### Seconds (Table 5)", "")
     timed = scenario == "skin"
-    yield from _table(
-        ["", "construction, s", *_beside(timed), "verification of all test suspects, s", *_beside(timed)],
-        (
-            [
-                f"`{row['title']}`",
-                cell(row["construct_seconds"], 1),
-                *_beside(timed, SECONDS.get(row["scheme"], ("", ""))[0]),
-                cell(row["verify_seconds"], 2),
-                *_beside(timed, SECONDS.get(row["scheme"], ("", ""))[1]),
-            ]
-            for row in rows
-        ),
-    )
-    yield ""
+    shown = []
+    for row in rows:
+        beside = [_beside(timed, value) for value in SECONDS.get(row["scheme"], ("", ""))]
+        ours = cell(row["construct_seconds"], 1), cell(row["verify_seconds"], 2)
+        shown.append([f"`{row['title']}`", ours[0], *beside[0], ours[1], *beside[1]])
+    head = ["", "construction, s", *_beside(timed), "verification of all test suspects, s", *_beside(timed)]
+    yield from (*_table(head, shown), "")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -200,9 +193,8 @@ def _models(rows: Rows, scenario: str, link: str) -> Iterator[str]:
 
 def _swept(rows: Rows, name: str, numbers: Sequence[int]) -> Iterator[str]:
     """ARUC by a number, a column for each."""
-    yield line("", *map(str, numbers))
-    yield "|---" * (len(numbers) + 1) + "|"
+    shown = []
     for scheme in dict.fromkeys(row["scheme"] for row in rows):
         found: dict[int, Any] = {row[name]: row[ARUC] for row in rows if row["scheme"] == scheme}
-        yield line(f"`{scheme}`", *(cell(found.get(number)) for number in numbers))
-    yield ""
+        shown.append([f"`{scheme}`", *(cell(found.get(number)) for number in numbers)])
+    yield from (*_table(["", *map(str, numbers)], shown), "")
