@@ -169,6 +169,9 @@ def test_a_zoo_goes_out_and_in(smoke_zoo, tmp_path, capsys):
     assert f"{count} models were added" in capsys.readouterr().out
     assert main(["zoo", "verify", *where, "--zoo", str(tmp_path / "b")]) == 0
     assert f"{count} of {count} models" in capsys.readouterr().out
+    archive = str(tmp_path / "a" / "z.tar")
+    assert main(["zoo", "import", "warfarin", archive, "--zoo", str(tmp_path / "c")]) == 1
+    assert f"expected a zoo with profile 'cpu' in '{archive}', got one with profile 'smoke'" in capsys.readouterr().err
 
 
 BAD = {
@@ -183,6 +186,11 @@ BAD = {
     "bench warfarin --queries many": (2, "--queries"),
     "bench warfarin --repeatss 3": (2, "Did you mean --repeats"),
     "bench": (2, "scenario"),
+    "fingerprint warfarin --out x --seed -1": (2, "--seed of at least 0 and below 2**32, got -1"),
+    "fingerprint warfarin --out x --seed 99999999999999999999999": (2, "--seed of at least 0 and below 2**32"),
+    "zoo list warfarin --out .": (2, "expected a file for --out"),
+    "zoo list warfarin --out x.png": (2, "expected a JSON file for --out, got 'x.png'"),
+    "zoo export warfarin --out .": (2, "expected a file for --out"),
     "bench warfarin --left-out WP": (2, "expected a protocol that leaves something out, got paper"),
     "bench warfarin --protocol unseen-obfuscation --left-out Distilation": (2, "did you mean 'Distillation'"),
     "bench paper --left-out WP": (2, "beside paper, got another option"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from contextlib import closing
 
+import onnx
 import pytest
 import torch
 from pytest_httpserver import HTTPServer
@@ -14,13 +16,13 @@ from werkzeug import Request, Response
 
 import tiny
 from metav.access import Access
-from metav.endpoints import Local, connect
+from metav.endpoints import Local, connect, fingerprint_of
 from metav.endpoints.http import Server, secrets
 from metav.endpoints.inference_v2 import InferenceV2
 from metav.endpoints.json_api import JsonApi
 from metav.endpoints.ledger import Ledger, Recorded
 from metav.endpoints.retried import Retried
-from metav.endpoints.wrappers import Batched, Changed, Paced
+from metav.endpoints.wrappers import Batched, Changed, Ordered, Paced
 from metav.errors import EndpointError, UsageError
 from metav.schemes import get
 from metav.suspects.changed_answers import Rounding, Top
@@ -67,6 +69,8 @@ def answered(httpserver: HTTPServer, response: Response, **server) -> None:
         (Response("<html>Sign in</html>", content_type="text/html"), r"something else \(<html>Sign in</html>\)", False),
         (Response("", 200), r"something else \(empty\)", False),
         (Response("", 302, {"location": "https://sso.example/login?s=1"}), "redirect to https://sso.example/login:", 0),
+        (Response("[" * 200_000), r"something else \(\[", False),
+        (Response("\x1b[2Jno\x07 [/m]", 404), r"status 404 \(\[2Jno \[/m\]\)", False),
         (Response("no", 401), r"status 401 \(no\): log in with --header", False),
         (Response("no", 404), "status 404.*check the URL", False),
         (
@@ -141,11 +145,97 @@ def test_a_secret_that_a_server_repeats_is_left_out_of_the_error(httpserver, mon
         ("http://host/v2/models/m", {"classes": (1, 1, 2)}, "each place once"),
         ("http://host/v2/models/m", {"attempts": 0}, "--attempts of at least 1"),
         ("http://host/v2/models/m", {"box": (1.0, 0.0)}, "LOW below HIGH"),
+        ("http://host/v2/models/m", {"box": (0.0, math.inf)}, "LOW below HIGH"),
+        ("http://host/v2/models/m", {"rate": math.nan}, "--rate of 0 or at least 0.0001"),
+        ("http://host/v2/models/m", {"rate": 1e-300}, "--rate of 0 or at least 0.0001"),
+        ("http://host/v2/models/m", {"timeout": math.inf}, "--timeout above 0 and up to 1e"),
     ],
 )
 def test_wrong_usage_is_said_before_anything_is_asked(suspect, access, words):
     with pytest.raises(UsageError, match=words):
         connect(suspect, tiny.TABLES, Access(**access))
+
+
+@pytest.mark.parametrize("inputs", [[{}], {"a": 1}, 3])
+def test_a_server_that_tells_nonsense_of_its_inputs_is_an_error(httpserver, inputs):
+    httpserver.expect_request("/v2/models/m").respond_with_json({"name": "m", "inputs": inputs})
+    with (
+        closing(connect(httpserver.url_for("/v2/models/m"), tiny.TABLES)) as endpoint,
+        pytest.raises(EndpointError, match="expected the model's inputs from"),
+    ):
+        endpoint.query(torch.rand(2, 6))
+
+
+@pytest.mark.parametrize(("shape", "data"), [("[1]", "1" + 400 * "0"), ("[1e400]", "1")])
+def test_numbers_beyond_all_bounds_are_an_error(httpserver, shape, data):
+    httpserver.expect_request("/v2/models/m").respond_with_json({"name": "m"})
+    httpserver.expect_request("/v2/models/m/infer").respond_with_data(
+        f'{{"outputs": [{{"name": "y", "shape": {shape}, "data": [{data}]}}]}}'
+    )
+    httpserver.expect_request("/invocations").respond_with_data(f'{{"predictions": [[{data}], [1, 2]]}}')
+    for path, words in (("/v2/models/m", "outputs of the Open"), ("/invocations", "numbers at 'predictions'")):
+        with (
+            closing(connect(httpserver.url_for(path), tiny.TABLES)) as endpoint,
+            pytest.raises(EndpointError, match=f"expected {words}"),
+        ):
+            endpoint.query(torch.rand(1, 6))
+
+
+def test_a_proxy_that_cannot_be_used_is_an_error(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "foo://127.0.0.1:1")
+    with pytest.raises(UsageError, match="expected a proxy over http or https"):
+        connect("http://host/v2/models/m", tiny.TABLES)
+
+
+def test_the_query_of_a_url_is_shown_nowhere(httpserver):
+    refusal = Response("Cannot POST /m?key=s3cr3t-value&v=1: s3cr3t-value", 404)
+    httpserver.expect_request("/m").respond_with_response(refusal)
+    with (
+        closing(Server(httpserver.url_for("/m?key=s3cr3t-value&v=1"))) as server,
+        pytest.raises(EndpointError, match=r"Cannot POST /m\?\[secret\]: \[secret\]"),
+    ):
+        server.post({})
+
+
+def graph(path, node, batch, kinds=(onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT), weight=None, **saved):
+    """A model of one operator from (batch, 6); with a weight (6, 3) its second input."""
+    given, answer = (
+        onnx.helper.make_tensor_value_info(name, kind, [batch, None]) for name, kind in zip("xy", kinds, strict=True)
+    )
+    inputs = ["x"] if weight is None else ["x", "w"]
+    weights = [] if weight is None else [onnx.numpy_helper.from_array(weight.numpy(), "w")]
+    made = onnx.helper.make_graph([onnx.helper.make_node(node, inputs, ["y"])], "g", [given], [answer], weights)
+    model = onnx.helper.make_model(made, ir_version=9, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    onnx.save(model, path, **saved)
+    return str(path)
+
+
+@pytest.mark.parametrize("batch", [1, 4, None])
+def test_a_file_may_fix_how_many_queries_it_takes(tmp_path, batch):
+    x = torch.rand(6, 6)
+    endpoint = connect(graph(tmp_path / "m.onnx", "Neg", batch), tiny.TABLES)
+    torch.testing.assert_close(endpoint.query(x), -x)
+    torch.testing.assert_close(endpoint.query(x[:3]), -x[:3])
+
+
+def test_answers_of_a_file_may_be_of_any_type_of_number(tmp_path):
+    x = torch.tensor([[1.5, 0.0], [-2.0, 3.0]])
+    kinds = onnx.TensorProto
+    half = connect(graph(tmp_path / "h.onnx", "Neg", None, (kinds.FLOAT16, kinds.FLOAT16)), tiny.TABLES)
+    torch.testing.assert_close(half.query(x).float(), -x)
+    yes = connect(graph(tmp_path / "b.onnx", "IsNaN", None, (kinds.FLOAT, kinds.BOOL)), tiny.TABLES)
+    assert yes.query(x / x).tolist() == [[0.0, 1.0], [0.0, 0.0]]
+
+
+def test_what_a_file_is_asked_for_is_known_by_its_weights_too(tmp_path):
+    first, second = torch.rand(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    saved = {"save_as_external_data": True, "location": "m.onnx.data", "size_threshold": 0}
+    file = graph(tmp_path / "m.onnx", "MatMul", None, weight=first, **saved)
+    content, known = (tmp_path / "m.onnx").read_bytes(), fingerprint_of(file, Access())
+    assert fingerprint_of(file, Access()) == known
+    (tmp_path / "m.onnx.data").write_bytes(second.numpy().tobytes())
+    assert (tmp_path / "m.onnx").read_bytes() == content
+    assert fingerprint_of(file, Access()) != known
 
 
 def test_a_file_that_is_no_model_is_an_error(tmp_path):
@@ -186,6 +276,13 @@ def test_another_order_of_classes_is_put_right():
             got = endpoint.query(x)
         want = tiny.of_tables(0)(x).detach()
         torch.testing.assert_close(got.float(), (want.argmax(1) if labels else want).float(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.58, 3.0, -1.0, math.nan])
+def test_an_order_of_classes_needs_classes(value):
+    ordered = Ordered(Local(lambda x: torch.full((len(x),), value)), (2, 0, 1))
+    with pytest.raises(EndpointError, match="expected 3 probabilities or a class a query"):
+        ordered.query(torch.rand(4, 6))
 
 
 def test_wrappers_compose():

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
 import tiny
+from metav.access import Access
+from metav.campaign import judge_all
 from metav.cli import main
 from metav.errors import SuspectError
 from metav.schemes import get
@@ -76,6 +82,13 @@ def test_without_a_suspect_the_ledger_is_judged(file, tmp_path, capsys):
     [
         ([], 2, "expected a suspect, got none"),
         (["gone.onnx"], 2, "expected an ONNX file or a URL"),
+        (["gone.onnx", "--out", "o.csv"], 2, "expected --out beside --suspects alone"),
+        (["--suspects", "gone.csv", "--json"], 2, "expected --json beside one suspect alone"),
+        (
+            ["http://127.0.0.1:9/[/v2]/models/m:100:", "--request", '["$batch"]', "--attempts", "1"],
+            1,
+            "[/v2]/models/m:100:",
+        ),
         (["http://127.0.0.1:9/v2/models/m", "--attempts", "1"], 1, "a broken connection"),
         (["a.onnx", "--suspects", "list.csv"], 2, "leave one"),
         (["--suspects", "gone.csv"], 2, "expected a CSV file for --suspects"),
@@ -149,6 +162,70 @@ def test_a_list_is_judged_resumed_and_counted(file, tmp_path, capsys):
     assert len(list((tmp_path / "books").glob("*.jsonl"))) == 3
 
 
+def test_a_list_that_was_killed_goes_on(file, tmp_path, capsys):
+    ensemble, out, names = tiny.tables(), tmp_path / "out.csv", tmp_path / "list.csv"
+    with serving(ensemble.positives[0]) as stolen, serving(ensemble.negatives[0]) as own:
+        urls = [f"{server.url}/v2/models/m" for server in (stolen, own)]
+        names.write_text("\n".join(["suspect", *urls]), encoding="utf-8-sig")  # as spreadsheets write it
+        command = ["verify", file, "--suspects", str(names), "--out", str(out), "--jobs", "1"]
+        out.write_bytes(b"")
+        assert main(command) == 10
+        whole = out.read_bytes()
+        out.write_bytes(whole[:-30])
+        assert main([*command, "--timeout", "20", "--rate", "1000"]) == 10  # asked more slowly it is the same campaign
+        assert "2 suspects: 1 evidence of copying, 1 no evidence" in capsys.readouterr().out
+        assert (sum(stolen.delivered.values()), sum(own.delivered.values())) == (23, 2 * 23)
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["suspect"] for row in rows] == urls
+    for content in (b"suspect,verdict\r\n", b"\xff\xfe\n", b'a,"' + b"x" * 140_000 + b'"\n'):
+        out.write_bytes(content)
+        assert main(command) == 2
+        assert "choose another --out" in capsys.readouterr().err
+        assert out.read_bytes() == content
+
+
+def test_an_interrupted_list_keeps_the_verdicts_that_were_under_way(made, tmp_path, capsys):
+    ensemble, out = tiny.tables(), tmp_path / "out.csv"
+    with serving(ensemble.positives[0]) as first, serving(ensemble.negatives[0]) as second:
+        urls = [f"{first.url}/v2/models/m", f"{second.url}/v2/models/m"]
+
+        def interrupt(_):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            list(judge_all(made, iter(urls), Access(), out=out, jobs=2, progress=interrupt))
+    assert {row["suspect"] for row in csv.DictReader(out.read_text().splitlines())} == set(urls)
+
+
+def test_ctrl_c_is_said_and_exits_with_130(file, tmp_path):
+    def slow(x):
+        time.sleep(0.2)
+        return tiny.tables().target(x)
+
+    with serving(slow) as server:
+        command = ["verify", file, f"{server.url}/v2/models/m", "--batch", "1"]
+        run = subprocess.Popen([sys.executable, "-m", "metav.cli", *command], stderr=subprocess.PIPE, text=True)
+        while not server.delivered:
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        said = run.communicate(timeout=60)[1]
+    assert run.returncode == 130
+    assert said.startswith("metav: interrupted: run the same command again")
+
+
+def test_a_file_that_is_another_one_now_is_asked_again(file, tmp_path, capsys):
+    ensemble, suspect = tiny.tables(), tmp_path / "[old]" / "m.onnx"
+    suspect.parent.mkdir()
+    (tmp_path / "list.csv").write_text("suspect\n[old]/m.onnx\n")
+    command = ["verify", file, "--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "out.csv")]
+    for model, code in ((ensemble.positives[0], 10), (ensemble.negatives[0], 0), (ensemble.negatives[0], 0)):
+        torch.onnx.export(model, (torch.zeros(23, 6),), suspect, dynamo=True, verbose=False)
+        assert main(command) == code
+        said = capsys.readouterr().out
+        assert f"1 suspects: {code // 10} evidence of copying" in said
+        assert ("[old]/m.onnx" in said) == bool(code)
+
+
 def test_a_table_of_verdicts_belongs_to_one_fingerprint(made, file, tmp_path, capsys):
     other = get("metav(iterations=5)").construct(tiny.tables(), queries=20, seed=1)
     other.save(tmp_path / "other.safetensors")
@@ -180,6 +257,9 @@ def test_a_list_needs_its_column_and_verdicts_their_own_file(file, tmp_path, cap
     (tmp_path / "list.csv").write_text("model\na.onnx\n")
     assert main(["verify", file, "--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "o.csv")]) == 2
     assert "with a column suspect" in capsys.readouterr().err
+    (tmp_path / "list.csv").write_text("suspect\n\n")
+    assert main(["verify", file, "--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "o.csv")]) == 2
+    assert "expected suspects in" in capsys.readouterr().err
     (tmp_path / "list.csv").write_text("suspect\na.onnx\n")
     command = ["verify", file, "--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "list.csv")]
     assert main(command) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -10,6 +11,7 @@ from cyclopts import Parameter
 from metav.errors import UsageError
 
 BATCH, QUERY = "$batch", "$query"  # in a request: where all queries go, or a single one
+SLOWEST, LONGEST = 1e-4, 1e6  # queries a second; seconds until a request is given up
 _SEVERAL = Parameter(negative="", consume_multiple=True)
 
 
@@ -56,12 +58,14 @@ class Access:
     channels_last: Annotated[bool, _SEVERAL] = False
 
     def __post_init__(self) -> None:
-        if self.batch < 0 or self.attempts < 1 or self.rate < 0 or self.timeout <= 0:
+        paced = self.rate == 0 or SLOWEST <= self.rate < inf
+        if self.batch < 0 or self.attempts < 1 or not paced or not 0 < self.timeout <= LONGEST:
             raise UsageError(
-                "expected --batch and --rate of at least 0, --attempts of at least 1 and --timeout above 0, got "
-                f"{self.batch}, {self.rate:g}, {self.attempts} and {self.timeout:g}: give a larger number."
+                f"expected --batch of at least 0, --rate of 0 or at least {SLOWEST:g}, --attempts of at least 1 and "
+                f"--timeout above 0 and up to {LONGEST:g}, got "
+                f"{self.batch}, {self.rate:g}, {self.attempts} and {self.timeout:g}: give another number."
             )
         if sorted(self.classes) != list(range(len(self.classes))):
             raise UsageError(f"expected --classes with each place once, from 0 on, got {self.classes}: name all.")
-        if self.box is not None and not self.box[0] < self.box[1]:
-            raise UsageError(f"expected --box LOW HIGH with LOW below HIGH, got {self.box}: swap them.")
+        if self.box is not None and not -inf < self.box[0] < self.box[1] < inf:
+            raise UsageError(f"expected --box LOW HIGH with LOW below HIGH, got {self.box}: give both in that order.")

@@ -4,45 +4,53 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from metav.access import Access
-from metav.endpoints import check, connect, fingerprint_of, named
+from metav.endpoints import check, connect, fingerprint_of, named, shaping
 from metav.endpoints.ledger import Ledger
 from metav.errors import EndpointError, MetavError, StorageError, UsageError
 from metav.fingerprint import Fingerprint
+from metav.storage import canonical_json
 from metav.verification import Verdict, verify
 
 REPEAT = 3  # queries asked a second time: three answers that stay the same are no chance
-FIELDS = ("suspect", "verdict", "rate", "threshold", "p_value", "queries", "seconds", "remarks", "campaign")
+FIELDS = ("suspect", "verdict", "rate", "threshold", "p_value", "queries", "seconds", "remarks", "campaign", "content")
 DERIVED, INDEPENDENT, FAILED = "evidence of copying", "no evidence of copying", "could not complete"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one suspect: a verdict, or the reason why there is none."""
+    """What became of one suspect: a verdict, or the reason why there is none, or the row of an earlier run."""
 
     suspect: str
     verdict: Verdict | None = None
     error: MetavError | None = None
+    content: str = ""
+    earlier: Mapping[str, str] | None = None
 
     @property
     def word(self) -> str:
         """The outcome in words."""
+        if self.earlier is not None:
+            return self.earlier["verdict"]
         if self.verdict is None:
             return FAILED
         return DERIVED if self.verdict.derived else INDEPENDENT
 
     def row(self) -> dict[str, Any]:
         """The outcome as a row of `FIELDS`."""
+        if self.earlier is not None:
+            return dict(self.earlier)
         found: dict[str, Any] = dict.fromkeys(FIELDS, "")
-        found |= {"suspect": self.suspect, "verdict": self.word}
+        found |= {"suspect": self.suspect, "verdict": self.word, "content": self.content}
         if self.verdict is None:
             return {**found, "remarks": str(self.error)}
         facts = {name: getattr(self.verdict, name) for name in ("rate", "threshold", "p_value", "queries", "seconds")}
@@ -86,90 +94,121 @@ def judge_all(
 ) -> Iterator[Outcome]:
     """Judge suspects in `jobs` threads, and write each outcome to the CSV file `out` as soon as it is there.
 
-    What that file already has is not asked again, but for suspects that could not be completed. Outcomes come in the
-    order in which they are ready; only those under way are held in memory.
+    What that file already has is not asked again, but for suspects that could not be completed, and files that are
+    others now. Outcomes come in the order in which they are ready; only those under way are held in memory.
+    Interrupted, it waits for these, as their answers have been asked for.
     """
     check(access, fingerprint.spec)
     campaign = campaign_of(fingerprint, access)
-    done = set(finished(out, campaign))
-    fresh = not out.exists()
+    done = finished(out, campaign)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        file = out.open("a", newline="")
+        whole = len(_whole_lines(out))
+        file = out.open("a", newline="", encoding="utf-8")
+        file.truncate(whole)
     except OSError as error:
         raise StorageError(f"expected to write {str(out)!r}, got {error.strerror!r}: choose another --out.") from error
 
-    def one(suspect: str) -> Outcome:
+    def one(suspect: str, content: str) -> Outcome:
         name = named(suspect)
+        found = partial(Outcome, suspect=name, content=content)
         try:
             book = None if ledgers is None else ledgers / f"{hashlib.sha256(suspect.encode()).hexdigest()[:16]}.jsonl"
-            return Outcome(suspect=name, verdict=judge(fingerprint, suspect, access, book))
+            return found(verdict=judge(fingerprint, suspect, access, book))
         except MetavError as error:
-            return Outcome(suspect=name, error=error)
+            return found(error=error)
         except Exception as error:
             text = " ".join(str(error).split())[:120]
             wrapped = EndpointError(f"expected answers from {name}, got {type(error).__name__} ({text}): ask it alone.")
-            return Outcome(suspect=name, error=wrapped)
-
-    def missing() -> Iterator[str]:
-        for suspect in suspects:
-            if named(suspect) not in done:
-                done.add(named(suspect))
-                yield suspect
+            return found(error=wrapped)
 
     pool = ThreadPoolExecutor(jobs)
+
+    def coming() -> Iterator[Future[Outcome]]:
+        seen = set()
+        for suspect in suspects:
+            name = named(suspect)
+            if name in seen:
+                continue
+            seen.add(name)
+            content = ""
+            with suppress(OSError):  # which is said when it is asked
+                content = fingerprint_of(suspect, access)
+            if name in done and done[name]["content"] == content:
+                kept: Future[Outcome] = Future()
+                kept.set_result(Outcome(suspect=name, earlier=done[name]))
+                yield kept
+            else:
+                yield pool.submit(one, suspect, content)
+
+    def written(outcome: Outcome) -> Outcome:
+        if outcome.earlier is None:
+            writer.writerow({**outcome.row(), "campaign": campaign})
+            file.flush()
+        return outcome
+
+    writer = csv.DictWriter(file, FIELDS)
+    waiting, running = coming(), set[Future[Outcome]]()
     try:
-        writer = csv.DictWriter(file, FIELDS)
-        if fresh:
+        if not whole:
             writer.writeheader()
-        waiting = missing()
-        running = {pool.submit(one, suspect) for suspect in islice(waiting, 2 * jobs)}
-        while running:
-            ready, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(one, suspect) for suspect in islice(waiting, len(ready))}
-            for each in ready:
-                outcome = each.result()
-                writer.writerow({**outcome.row(), "campaign": campaign})
-                file.flush()
+            file.flush()
+        while running := running | set(islice(waiting, 2 * jobs - len(running))):
+            for each in wait(running, return_when=FIRST_COMPLETED).done:
+                outcome = written(each.result())
+                running.remove(each)
                 if progress is not None:
                     progress(1)
                 yield outcome
     finally:
         pool.shutdown(cancel_futures=True)
+        for each in running:
+            if each.done() and not each.cancelled():
+                written(each.result())
         file.close()
 
 
 def campaign_of(fingerprint: Fingerprint, access: Access) -> str:
     """Names a fingerprint and how suspects are asked, so that verdicts of others are not taken for these."""
-    return hashlib.sha256(f"{fingerprint.digest}{access}".encode()).hexdigest()[:16]
+    how = canonical_json({**shaping(access), "classes": access.classes})
+    return hashlib.sha256(f"{fingerprint.digest}{how}".encode()).hexdigest()[:16]
 
 
-def finished(out: Path, campaign: str) -> dict[str, str]:
-    """The verdicts, in words, of the suspects that an earlier run has completed, from its CSV file.
+def finished(out: Path, campaign: str) -> dict[str, dict[str, str]]:
+    """The rows of the suspects that an earlier run has completed, by name, from its CSV file.
 
     Raises
     ------
     UsageError
         It is another file, or of another campaign.
     """
-    if not out.exists():
-        return {}
-    with out.open(newline="") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != FIELDS:
-            raise UsageError(
-                f"expected verdicts of metav verify in {str(out)!r}, got another file: choose another --out."
-            )
-        found = {}
-        for row in rows:
+    found = {}
+    try:
+        rows = csv.DictReader(_whole_lines(out).decode().splitlines(keepends=True))
+        names = tuple(rows.fieldnames or FIELDS)
+        for row in rows if names == FIELDS else ():
             if row["campaign"] != campaign:
                 raise UsageError(
                     f"expected verdicts of this fingerprint, asked for in this way, in {str(out)!r}, got others: "
                     "choose another --out."
                 )
             if row["verdict"] in (DERIVED, INDEPENDENT):
-                found[row["suspect"]] = row["verdict"]
-        return found
+                found[row["suspect"]] = row
+    except (UnicodeDecodeError, csv.Error):
+        names = ()
+    except OSError as error:
+        raise UsageError(
+            f"expected a CSV file at {str(out)!r}, got {error.strerror!r}: choose another --out."
+        ) from error
+    if names != FIELDS:
+        raise UsageError(f"expected verdicts of metav verify in {str(out)!r}, got another file: choose another --out.")
+    return found
+
+
+def _whole_lines(out: Path) -> bytes:
+    """A file but for a last line that is not whole, as a kill leaves it; nothing if there is none."""
+    content = out.read_bytes() if out.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def listed(path: Path) -> Iterator[str]:
@@ -178,10 +217,11 @@ def listed(path: Path) -> Iterator[str]:
     Raises
     ------
     UsageError
-        There is no such file, or no such column.
+        There is no such file, or no such column, or nothing in it.
     """
+    some = False
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if "suspect" not in (rows.fieldnames or ()):
                 raise UsageError(
@@ -191,6 +231,9 @@ def listed(path: Path) -> Iterator[str]:
             for row in rows:
                 name = (row["suspect"] or "").strip()
                 if name:
+                    some = True
                     yield name if "://" in name else str(path.parent / name)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"expected a CSV file for --suspects, got {str(path)!r} ({error}): check the path.") from error
+    if not some:
+        raise UsageError(f"expected suspects in {str(path)!r}, got none: write one a line below the column's name.")

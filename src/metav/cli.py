@@ -33,6 +33,7 @@ from metav.cli_options import (
     Snapshots,
     Sweep,
     ZooPath,
+    a_file,
     at_least_one,
     command_line,
     fill,
@@ -48,7 +49,9 @@ from metav.errors import MetavError, UsageError
 if TYPE_CHECKING:
     from metav.cells import Failure
 
-app = App(name="metav", help="Was that model derived from mine?", version=metav.__version__)
+app = App(
+    name="metav", help="Was that model derived from mine?", version=metav.__version__, suppress_keyboard_interrupt=False
+)
 app.command(zoo_app)
 app.command(verify)
 
@@ -92,7 +95,7 @@ def bench(
 
     names = ["metav"] if scheme is None else scheme
     schemes.check(names)
-    numbers = queries or [100]
+    numbers = list(dict.fromkeys(queries or [100]))
     for number in numbers:
         check_queries(number)
     at_least_one("repeats", repeats)
@@ -103,7 +106,7 @@ def bench(
     open_world = protocol == "open-world"
     found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
     tested = protocols.check(found.scenario, protocol)
-    counts = models or [0]
+    counts = list(dict.fromkeys(models or [0]))
     protocols.check_enough(found.scenario, tested, counts, repeats, left_out)
     lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
     for name in [name for name in names if name not in lacking] or names:
@@ -166,8 +169,9 @@ def fingerprint(
     check_queries(queries)
     schemes.get(scheme)
     at_least_one("jobs", jobs)
-    if out.is_dir():
-        raise UsageError(f"expected a file for --out, got the folder {str(out)!r}: add a name, e.g. fp.safetensors.")
+    a_file(out, "fp.safetensors")
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"expected --seed of at least 0 and below 2**32, got {seed}: give another number.")
     found = open_zoo(scenario, profile, zoo, data, cohort=schemes.get(scheme).needs.cohort)
     benchmark.require(found, scheme)
     found.prepare()
@@ -256,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(f"expected to read and write files, got {error}: check the path and its permissions.")
         return 1
     except KeyboardInterrupt:
-        complain("interrupted: run the same command again, it goes on where it was.")
+        complain("interrupted: run the same command again, and what is on disk is not done twice.")
         return 130
     finally:
         os.environ.pop("METAV_DATA", None)

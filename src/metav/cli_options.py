@@ -141,3 +141,9 @@ def at_least_one(name: str, value: int) -> None:
     """Refuse a value below 1 for the option `name`."""
     if value < 1:
         raise UsageError(f"expected --{name} of at least 1, got {value}: give a larger number.")
+
+
+def a_file(out: Path, example: str) -> None:
+    """Refuse a folder where a file is to be written."""
+    if out.is_dir():
+        raise UsageError(f"expected a file for --out, got the folder {str(out)!r}: add a name, e.g. {example}.")

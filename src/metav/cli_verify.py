@@ -38,7 +38,12 @@ LedgerPath = Annotated[
 ]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print the verdict as JSON.")]
 Suspects = Annotated[Path | None, Parameter(help="A CSV file with a column suspect: judge all of them.")]
-Verdicts = Annotated[Path, Parameter(help="With --suspects, the CSV file of the verdicts; those in it are not redone.")]
+Verdicts = Annotated[
+    Path | None,
+    Parameter(
+        help="With --suspects, the CSV file of the verdicts, by default verdicts.csv; those in it are not redone."
+    ),
+]
 Threads = Annotated[int, Parameter(help="With --suspects, how many are asked at once.")]
 
 
@@ -49,7 +54,7 @@ def verify(
     ledger: LedgerPath = None,
     json_: AsJson = False,
     suspects: Suspects = None,
-    out: Verdicts = Path("verdicts.csv"),
+    out: Verdicts = None,
     jobs: Threads = 2,
     access: Annotated[Access | None, Parameter(name="*")] = None,
 ) -> int:
@@ -61,6 +66,14 @@ def verify(
     at_least_one("jobs", jobs)
     if suspects is not None and suspect:
         raise UsageError(f"expected one suspect or --suspects, got both {suspect!r} and {str(suspects)!r}: leave one.")
+    if suspects is None and out is not None:
+        raise UsageError(
+            "expected --out beside --suspects alone, got it with one suspect: leave it out, or use --json."
+        )
+    if suspects is not None and json_:
+        raise UsageError(
+            "expected --json beside one suspect alone, got it with --suspects: read the CSV file of --out."
+        )
     if suspects is None and not suspect and ledger is None:
         raise UsageError("expected a suspect, got none: give model.onnx, a URL, or the --ledger of an earlier run.")
     from metav.fingerprint import Fingerprint
@@ -73,7 +86,7 @@ def verify(
     how = access or Access()
     if suspects is None:
         return _one(found, suspect, how, ledger, json_)
-    return _all(found, suspects, how, ledger, out, jobs)
+    return _all(found, suspects, how, ledger, out or Path("verdicts.csv"), jobs)
 
 
 def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, as_json: bool) -> int:
@@ -102,37 +115,30 @@ def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, 
             f"{facts['suspect']}: {word} ({p_value}matching rate {verdict.rate:.4f}, "
             f"threshold {verdict.threshold:.4f}, {verdict.queries} queries, {verdict.seconds:.2f} s)",
             soft_wrap=True,
-            highlight=False,
-            markup=False,
         )
         for remark in verdict.remarks:
-            output().print(f"  {remark}", soft_wrap=True, highlight=False, markup=False)
+            output().print(f"  {remark}", soft_wrap=True)
     return EVIDENCE if verdict.derived else 0
 
 
 def _all(found: Fingerprint, suspects: Path, access: Access, ledgers: Path | None, out: Path, jobs: int) -> int:
-    from metav.campaign import DERIVED, FAILED, INDEPENDENT, campaign_of, finished, judge_all, listed
+    from metav.campaign import DERIVED, FAILED, INDEPENDENT, judge_all, listed
     from metav.endpoints import named
 
     counts = dict.fromkeys((DERIVED, INDEPENDENT, FAILED), 0)
-    before = finished(out, campaign_of(found, access))
-    names = {named(name) for name in listed(suspects)}
-    total = len(names)
-    for word in (before[name] for name in names & before.keys()):
-        counts[word] += 1
+    total = len({named(name) for name in listed(suspects)})
     table = Table("suspect", "verdict", "matching rate", "remarks")
     with progress_bar("suspects", total) as progress:
-        progress(len(names & before.keys()))
         for outcome in judge_all(
             found, listed(suspects), access, out=out, ledgers=ledgers, jobs=jobs, progress=progress
         ):
             counts[outcome.word] += 1
             row = outcome.row()
             if table.row_count < SHOWN and outcome.word != INDEPENDENT:
-                rate = "" if outcome.verdict is None else f"{outcome.verdict.rate:.4f}"
+                rate = f"{float(row['rate']):.4f}" if row["rate"] != "" else ""
                 table.add_row(row["suspect"], row["verdict"], rate, row["remarks"])
     if table.row_count:
         output().print(table)
     said = ", ".join(f"{number} {word}" for word, number in counts.items())
-    output().print(f"{total} suspects: {said}. All verdicts are in {out}.", soft_wrap=True, highlight=False)
+    output().print(f"{total} suspects: {said}. All verdicts are in {out}.", soft_wrap=True)
     return EVIDENCE if counts[DERIVED] else int(counts[FAILED] > 0)

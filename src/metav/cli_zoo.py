@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from cyclopts import App
 from rich.table import Table
 
@@ -16,6 +19,7 @@ from metav.cli_options import (
     ScenarioName,
     Snapshots,
     ZooPath,
+    a_file,
     at_least_one,
     command_line,
     fill,
@@ -23,6 +27,9 @@ from metav.cli_options import (
 )
 from metav.console import complain, output, progress_bar
 from metav.errors import UsageError
+
+if TYPE_CHECKING:
+    from metav.zoo import Zoo
 
 zoo_app = App(name="zoo", help="Build, list, verify, export or import the suspects of a scenario.")
 
@@ -41,13 +48,7 @@ def build(
 ) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     at_least_one("jobs", jobs)
-    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
-    for option, asked, planned in (
-        ("--cohort", cohort, found.scenario.cohort),
-        ("--open-world", open_world, found.scenario.strangers),
-    ):
-        if asked and not planned:
-            raise UsageError(f"expected a scenario that plans models for {option}, got {scenario}: leave it out.")
+    found = _planned(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
     found.prepare()
     fill(found, jobs)
     output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
@@ -67,6 +68,12 @@ def list_(
     from metav import listing, sheets
     from metav.storage import make_folder
 
+    if out is not None:
+        a_file(out, "zoo.json")
+        if out.suffix == ".png":
+            raise UsageError(
+                f"expected a JSON file for --out, got {str(out)!r}, where its picture goes: name it .json."
+            )
     found = open_zoo(scenario, profile, zoo, data)
     rows = listing.rows(found)
     quality = list(found.record("target").quality)
@@ -95,7 +102,7 @@ def verify(
     open_world: OpenWorld = False,
 ) -> int:
     """Check every suspect's files against their digests; exit 1 if one is missing or damaged."""
-    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    found = _planned(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
     problems = found.verify()
     for problem in problems:
         complain(problem)
@@ -119,7 +126,8 @@ def export(
     from metav import archive
     from metav.storage import make_folder
 
-    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    a_file(out, "zoo.tar")
+    found = _planned(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
     found.check_settings()
     make_folder(out.parent)
     with progress_bar(f"exporting {scenario}", len(found.lineages())) as progress:
@@ -142,9 +150,30 @@ def import_(
     """Take what the zoo lacks from an archive, after checking its digests."""
     from metav import archive
 
-    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    found = _planned(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
     archive.check(found, file)
     with progress_bar(f"importing {scenario}", len(found.lineages())) as progress:
         taken = archive.import_(found, file, progress)
     output().print(f"{taken} models were added to {found.folder}.", soft_wrap=True)
     return 0
+
+
+def _planned(
+    scenario: str,
+    profile: str,
+    zoo: Path | None,
+    data: Path | None,
+    *,
+    snapshots: bool = False,
+    cohort: bool,
+    open_world: bool,
+) -> Zoo:
+    """A scenario's zoo with all that was asked for, which the scenario must plan."""
+    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
+    for option, asked, planned in (
+        ("--cohort", cohort, found.scenario.cohort),
+        ("--open-world", open_world, found.scenario.strangers),
+    ):
+        if asked and not planned:
+            raise UsageError(f"expected a scenario that plans models for {option}, got {scenario}: leave it out.")
+    return found

@@ -18,13 +18,18 @@ from rich.progress import (
 
 def output() -> Console:
     """The output stream; where it is no terminal, wide enough to keep each row of a table on one line."""
-    console = Console()
-    return console if console.is_terminal else Console(width=240)
+    console = _plain()
+    return console if console.is_terminal else _plain(width=240)
+
+
+def _plain(*, width: int | None = None, stderr: bool = False) -> Console:
+    """A stream that shows names and messages as they are: [old] is no markup there, and :100: no picture."""
+    return Console(width=width, stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def complain(message: str) -> None:
     """Print one sentence on the error stream."""
-    Console(stderr=True).print(f"metav: {message}", style="red", soft_wrap=True, markup=False, highlight=False)
+    _plain(stderr=True).print(f"metav: {message}", style="red", soft_wrap=True)
 
 
 @contextmanager
@@ -40,7 +45,7 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=_plain(stderr=True),
     ) as bar:
         task = bar.add_task(title, total=total)
 

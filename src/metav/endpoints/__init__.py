@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from metav.storage import canonical_json
 
 __all__ = ["Access", "Endpoint", "Local", "Wrapper", "connect"]
 
+# external data in an ONNX file (onnx.proto): the key "location", and the length of the path that follows
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])", re.DOTALL)
 WHOLE, REQUEST = 4096, 32  # queries at a time: of a file, of a server
 
 
@@ -84,9 +87,26 @@ def named(suspect: str) -> str:
 def fingerprint_of(suspect: str, access: Access) -> str:
     """SHA-256 (hex) of all that shapes requests and answers: address or content of a file, and how it is asked."""
     path = Path(suspect)
-    content = path.read_bytes() if not online(suspect) and path.is_file() else suspect.encode()
-    asked = {name: getattr(access, name) for name in ("request", "answer", "output", "box", "channels_last")}
-    return hashlib.sha256(canonical_json(asked).encode() + hashlib.sha256(content).digest()).hexdigest()
+    local = not online(suspect) and path.is_file()
+    content = _content(path) if local else hashlib.sha256(suspect.encode()).digest()
+    return hashlib.sha256(canonical_json(shaping(access)).encode() + content).hexdigest()
+
+
+def shaping(access: Access) -> dict[str, object]:
+    """What of an access shapes requests and answers; the rest is how often and how fast they are sent."""
+    return {name: getattr(access, name) for name in ("request", "answer", "output", "box", "channels_last")}
+
+
+def _content(path: Path) -> bytes:
+    """SHA-256 of an ONNX file and of those beside it that hold its weights, where it names such."""
+    model = path.read_bytes()
+    whole = hashlib.sha256(model)
+    for name in sorted({model[each.end() : each.end() + each[1][0]] for each in _LOCATION.finditer(model)}):
+        beside = path.parent / os.fsdecode(name)
+        if beside.is_file():
+            with beside.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.digest()
 
 
 def online(suspect: str) -> bool:

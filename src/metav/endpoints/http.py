@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import httpx2 as httpx
 import orjson
@@ -18,6 +18,7 @@ from metav.errors import EndpointError, UsageError
 
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 SHOWN = 160  # characters of what a server wrote that an error repeats
+KEY = 8  # characters, from which on a value in a URL's query is taken for a secret
 
 
 class Server:
@@ -39,12 +40,19 @@ class Server:
         self, url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 30.0, largest: int = 2**26
     ) -> None:
         self.url, self.largest, self.timeout = url, largest, timeout
-        self._secrets = [value for value in (headers or {}).values() if value]
         parts = split(url)
+        asked = [parts.query, *(value for _, value in parse_qsl(parts.query) if len(value) >= KEY)]
+        self._secrets = [value for value in (*(headers or {}).values(), *asked) if value]
         if parts.password or parts.username:
             raise UsageError("expected a URL without a password, got one with it: use --header NAME=VARIABLE.")
         self.shown = parts._replace(query="", fragment="").geturl()  # queries of URLs hold keys now and then
-        self._client = httpx.Client(headers=dict(headers or {}), timeout=timeout, follow_redirects=False)
+        try:
+            self._client = httpx.Client(headers=dict(headers or {}), timeout=timeout, follow_redirects=False)
+        except (ImportError, ValueError) as error:
+            raise UsageError(
+                f"expected a proxy over http or https in the environment, got another ({error}): unset ALL_PROXY, "
+                "HTTP_PROXY and HTTPS_PROXY, or set them to such a one."
+            ) from error
 
     def post(self, content: Any, url: str | None = None) -> Any:
         """Send `content` as JSON; return what the JSON of the answer says."""
@@ -83,7 +91,7 @@ class Server:
             pass
         try:
             return json.loads(content)  # with NaN and Infinity, which Python writes and JSON does not know
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._error(
                 f"something else ({self._text(content)})",
                 "check that the URL is that of the model and not of a page",
@@ -103,9 +111,9 @@ class Server:
         if answer.is_success:
             return
         if 300 <= code < 400:
-            where = urlsplit(answer.headers.get("location", ""))._replace(query="", fragment="").geturl()
+            where = answer.headers.get("location", "").split("?")[0]
             raise self._error(
-                f"a redirect to {self._clean(where) or 'nowhere'}",
+                f"a redirect to {self._text(where.encode()) if where else 'nowhere'}",
                 "give the final URL, and log in with --header NAME=VARIABLE if that is a login page",
             )
         step = {
@@ -120,8 +128,10 @@ class Server:
         raise self._error(f"status {code} ({text}){wish}", step, passing=code in PASSING, after=after)
 
     def _text(self, content: bytes) -> str:
-        text = self._clean(" ".join(content[: 16 * SHOWN].decode("utf-8", "replace").split()))
-        return text[:SHOWN] or "empty"
+        """The start of what a server wrote, on one line, without secrets and what moves a terminal's cursor."""
+        words = content[: 16 * SHOWN].decode("utf-8", "replace").split()
+        text = "".join(letter for letter in " ".join(words) if letter.isprintable())
+        return self._clean(text)[:SHOWN] or "empty"
 
     def _clean(self, text: str) -> str:
         for secret in self._secrets:

@@ -16,6 +16,8 @@ from metav.endpoints.base import Endpoint
 from metav.endpoints.http import Server, split
 from metav.errors import EndpointError
 
+NEXT = "check that the URL ends with /v2/models/NAME"
+
 
 class InferenceV2(Endpoint):
     """A model of an inference server; its URL ends with /v2/models/NAME, or with /versions/VERSION after that.
@@ -57,10 +59,8 @@ class InferenceV2(Endpoint):
                 )
             flat = np.array(_flat(chosen["data"]), dtype=np.float64)  # null is NaN
             return torch.from_numpy(flat).reshape([int(size) for size in chosen["shape"]])
-        except (KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
-            raise self.server.misunderstood(
-                "outputs of the Open Inference Protocol v2", answer, "check that the URL ends with /v2/models/NAME"
-            ) from error
+        except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, StopIteration) as error:
+            raise self.server.misunderstood("outputs of the Open Inference Protocol v2", answer, NEXT) from error
 
     def close(self) -> None:
         """Close connections to the server."""
@@ -78,13 +78,16 @@ class InferenceV2(Endpoint):
         if self._facts is None:
             found = self.server.get()
             self._facts = found if isinstance(found, dict) else {}
-        inputs = self._facts.get("inputs") or []
-        if len(inputs) > 1:
+        try:
+            names = [str(each["name"]) for each in self._facts.get("inputs") or []]
+        except (KeyError, TypeError) as error:
+            raise self.server.misunderstood("the model's inputs", self._facts, NEXT) from error
+        if len(names) > 1:
             raise EndpointError(
-                f"expected a model with one input at {self.server.shown}, got {len(inputs)}: it takes something else "
+                f"expected a model with one input at {self.server.shown}, got {len(names)}: it takes something else "
                 "than the fingerprint's queries."
             )
-        return str(inputs[0]["name"]) if inputs else "input"
+        return names[0] if names else "input"
 
 
 def _flat(data: Any) -> list[float]:

@@ -67,7 +67,7 @@ class JsonApi(Endpoint):
         try:
             numbers = _numbers(self.answer.search(found))
             return torch.from_numpy(np.array(numbers, dtype=np.float64))  # null is NaN
-        except (JMESPathError, TypeError, ValueError, KeyError) as error:
+        except (JMESPathError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise self.server.misunderstood(
                 f"numbers at {self.answer.expression!r}", found, "set --answer to where they are"
             ) from error

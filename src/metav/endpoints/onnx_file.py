@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metav.endpoints.base import Endpoint
 from metav.errors import EndpointError, MissingExtraError, UsageError
+
+TYPES = {"tensor(double)": torch.float64, "tensor(float16)": torch.float16}  # of inputs; others take float32
 
 
 class OnnxFile(Endpoint):
@@ -51,20 +55,31 @@ class OnnxFile(Endpoint):
         self._input, self._output = inputs[0], output or outputs[0]
 
     def query(self, batch: Tensor) -> Tensor:
-        """Answers (n, ...) of the model; one at a time if the file fixes the batch axis at 1."""
+        """Answers (n, ...) of the model; as many at a time as the file wants, if it fixes the batch axis."""
         fixed = self._input.shape[0] if self._input.shape else None
         size = fixed if isinstance(fixed, int) else len(batch)
-        values = batch.detach().to("cpu", torch.float32)
-        if "double" in self._input.type:
-            values = values.double()
+        values = batch.detach().to("cpu", TYPES.get(self._input.type, torch.float32))
+        missing = -len(values) % size
+        whole = torch.cat([values, values[-1:].expand(missing, *values.shape[1:])]) if missing else values
         try:
-            parts = [self._session.run([self._output], {self._input.name: part.numpy()}) for part in values.split(size)]
-            return torch.cat([torch.from_numpy(part[0]) for part in parts])
+            parts = [self._session.run([self._output], {self._input.name: part.numpy()}) for part in whole.split(size)]
         except Exception as error:
             raise EndpointError(
                 f"expected answers from {str(self.path)!r}, got an error ({str(error).splitlines()[0][:160]}): check "
                 f"that it takes inputs of shape {tuple(batch.shape[1:])}, as the fingerprint's."
             ) from error
+        return torch.cat([self._numbers(part[0]) for part in parts])[: len(batch)]
+
+    def _numbers(self, found: Any) -> Tensor:
+        """An output as a tensor; classes, whatever their type, as floats."""
+        kind = getattr(found, "dtype", np.dtype(object)).kind
+        if kind not in "biuf":
+            got = type(found).__name__ if kind == "O" else found.dtype
+            raise EndpointError(
+                f"expected numbers from output {self._output!r} of {str(self.path)!r}, got {got}: choose another "
+                "--output, or export the suspect so that it answers with an array (scikit-learn: zipmap=False)."
+            )
+        return torch.from_numpy(found if kind == "f" else found.astype(np.float64))
 
     @property
     def about(self) -> Mapping[str, str]:

@@ -105,10 +105,11 @@ class Ordered(Wrapper):
         answers = self.inner.query(batch)
         if answers.ndim == 2 and answers.shape[1] == len(self.places):
             return answers[:, self.places]
-        labels = answers.flatten().long()
-        if len(labels) != len(answers) or labels.min() < 0 or labels.max() >= len(self.places):
+        labels = answers.flatten()
+        if len(labels) != len(answers) or not torch.isin(labels, torch.arange(len(self.places))).all():
             raise EndpointError(
                 f"expected {len(self.places)} probabilities or a class a query from {self.about.get('suspect')}, got "
-                f"answers of shape {tuple(answers.shape[1:])}: leave --classes out, or give one place a class."
+                f"answers of shape {tuple(answers.shape[1:])}, from {answers.min():g} to {answers.max():g}: leave "
+                "--classes out, or give one place a class."
             )
-        return self.places.argsort()[labels]
+        return self.places.argsort()[labels.long()]
