@@ -16,6 +16,7 @@ import pytest
 from metav import benchmark, cells, schemes
 from metav.cells import Cell, CellResult, Score
 from metav.cli import main
+from metav.errors import UsageError
 from metav.scenarios.base import Merit
 from metav.schemes import MetaV
 from metav.zoo import Zoo
@@ -86,6 +87,11 @@ def test_what_is_kept_is_what_was_found(tmp_path):
     assert cells.load(file) == RESULT
 
 
+def test_a_figure_of_quality_cannot_take_another_figures_place():
+    with pytest.raises(UsageError, match="with names of their own, got derived, rate:"):
+        replace(RESULT.scores[0], quality={"rate": 0.1, "derived": 1.0, "error": 1.0})
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"cell": {"x": 1}, "scores": []}', b"\xff"])
 def test_a_damaged_file_is_computed_again(tmp_path, content):
     file = tmp_path / "cell.json"
@@ -112,7 +118,14 @@ def test_a_name_for_all_that_a_result_depends_on(smoke_zoo, monkeypatch):
     ]
     names = {cells.path(smoke_zoo, cell) for cell in [CELL, *others]}
     assert len(names) == 9
-    for change in ({"views": {}}, {"merit": Merit(name="agreement", more=True)}):
+    suspects = smoke_zoo.scenario.suspects
+    flipped = (*suspects[:-1], replace(suspects[-1], positive=not suspects[-1].positive))
+    for change in (
+        {"views": {}},
+        {"merit": Merit(name="agreement", more=True)},
+        {"suspects": suspects[::-1]},
+        {"suspects": flipped},
+    ):
         zoo = Zoo(replace(smoke_zoo.scenario, **change), smoke_zoo.folder)
         assert cells.path(zoo, CELL) not in names
     record = smoke_zoo.record

@@ -25,13 +25,13 @@ from metav.schemes.base import CohortModels
 from metav.schemes.cohort import Cohort
 from metav.spec import Model
 from metav.stacks import together
-from metav.storage import make_folder
+from metav.storage import canonical_json, make_folder
 from metav.verification import query
 from metav.zoo import Zoo
 
 GLANCE = 8  # inputs that show whether a model without batch norm answers the same
 
-_outsiders: dict[str, list[Outsider]] = {}  # by the digest of the target
+_outsiders: dict[tuple[str, ...], list[Outsider]] = {}  # by the target, and what they and their quality are made from
 _cohorts: dict[tuple[Path, str, str], CohortModels] = {}  # the last that was read: folder, digest of target, plan
 
 
@@ -243,13 +243,14 @@ def of_zoo(zoo: Zoo, suspects: Sequence[Suspect]) -> list[Outsider]:
 
 def open_world(zoo: Zoo) -> list[Outsider]:
     """Strangers and outsiders; a process fits the outsiders of a target once."""
-    scenario, digest = zoo.scenario, zoo.record("target").digest
-    if digest not in _outsiders:
+    scenario = zoo.scenario
+    key = zoo.record("target").digest, canonical_json(zoo.settings), repr(scenario.outsiders), repr(scenario.quality)
+    if key not in _outsiders:
         target, test = zoo.load("target"), scenario.parts["test"]
         with engine.one_thread():
             met = scenario.outsiders(target, scenario.part) if scenario.outsiders else ()
-            _outsiders[digest] = [replace(each, quality=scenario.quality(each.model, target, test)) for each in met]
-    return of_zoo(zoo, zoo.strangers) + _outsiders[digest]
+            _outsiders[key] = [replace(each, quality=scenario.quality(each.model, target, test)) for each in met]
+    return of_zoo(zoo, zoo.strangers) + _outsiders[key]
 
 
 def planned(
@@ -307,6 +308,7 @@ def run(
     if again:
         for path in paths.values():
             path.fingerprint.unlink(missing_ok=True)
+            path.result.unlink(missing_ok=True)
     found = {} if again else {cell: result for cell, path in paths.items() if (result := cells.load(path.result))}
     if progress is not None and found:
         progress(len(found))

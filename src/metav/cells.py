@@ -7,7 +7,7 @@ import inspect
 import json
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -64,6 +64,14 @@ class Score:
     threshold: float
     useful: bool
     quality: dict[str, float]
+
+    def __post_init__(self) -> None:
+        taken = self.quality.keys() & {"derived", *(each.name for each in fields(self))}
+        if taken:
+            raise UsageError(
+                f"expected figures of quality with names of their own, got {', '.join(sorted(taken))}: results have "
+                "another figure of that name, rename yours."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,18 +133,21 @@ def paths(zoo: Zoo, wanted: Sequence[Cell]) -> dict[Cell, Kept]:
 def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Path:
     """Where the result of a cell is kept: a name made of all that it depends on.
 
-    That is the cell, the models it constructs from and tests, the code of metav and of the scheme, and the libraries
-    that compute. `digest` gives that of a lineage's weights, by default from the zoo's records.
+    That is the cell, the models it constructs from and tests, what each is for and in which order, the code of metav
+    and of the scheme, and the libraries that compute. `digest` gives that of a lineage's weights, by default from the
+    zoo's records.
     """
     digest = digest or (lambda lineage: zoo.record(lineage).digest)
+    scenario = zoo.scenario
     scheme = schemes.get(cell.scheme)
     used = zoo.lineages(cohort=scheme.needs.cohort, open_world=cell.protocol == "open-world")
     models = {lineage: digest(lineage) for lineage in used}
     kept = [zoo.snapshots(lineage) for lineage in used] if scheme.needs.snapshots else []
     code = [CODE, _digest([Path(inspect.getfile(type(scheme)))])]  # a scheme's may be elsewhere
-    shown = [repr(zoo.scenario.spec), repr(zoo.scenario.merit), repr(zoo.scenario.views)]
+    plan, strangers = scheme.needs.cohort and zoo.cohort, cell.protocol == "open-world" and zoo.strangers
+    table = (scenario.spec, scenario.merit, scenario.views, scenario.suspects, plan, strangers)
     libraries = [torch.__version__, np.__version__, *(LEARN if cell.protocol == "open-world" else ())]
-    text = canonical_json([asdict(cell), zoo.settings, models, kept, shown, code, libraries])
+    text = canonical_json([asdict(cell), zoo.settings, models, kept, *map(repr, table), code, libraries])
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     return home() / "cells" / zoo.scenario.name / zoo.scenario.profile / f"{name}.json"
 

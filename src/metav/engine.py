@@ -67,7 +67,6 @@ def map(  # noqa: A001 (the name says it)
     items: Sequence[Item],
     *,
     jobs: int = 2,
-    backend: str = "loky",
     progress: Callable[[Item], None] | None = None,
 ) -> list[Result]:
     """Apply `function` to every item, in `jobs` processes, and return the results in the items' order.
@@ -80,8 +79,6 @@ def map(  # noqa: A001 (the name says it)
         What to work on; start the longest first.
     jobs
         Number of processes, at least 1; with 1, or a single item, all runs in this process.
-    backend
-        A joblib backend: `loky` (processes), or one that was registered, such as Ray's or Dask's.
     progress
         Called with each finished item.
 
@@ -100,17 +97,16 @@ def map(  # noqa: A001 (the name says it)
     with warnings.catch_warnings():
         # a worker whose memory has grown is replaced by a new one, and says so
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
-        return _map_parallel(function, items, jobs, backend, progress)
+        return _map_parallel(function, items, jobs, progress)
 
 
 def _map_parallel(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     jobs: int,
-    backend: str,
     progress: Callable[[Item], None] | None,
 ) -> list[Result]:
-    indexed = joblib.Parallel(n_jobs=jobs, backend=backend, return_as="generator_unordered")(
+    indexed = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered")(
         joblib.delayed(_indexed)(function, index, item) for index, item in enumerate(items)
     )
     found: dict[int, Result] = {}

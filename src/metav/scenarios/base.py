@@ -90,7 +90,7 @@ class CohortPlan:
     kinds
         Kind of theft -> links that make a theft from a model, from any seed; first, without links, the model as it is.
     others
-        Lineages of a few independent models of more varied kinds than the zoo's.
+        Lineages of further independent models, by the zoo's recipes from other seeds, and of kinds that it lacks.
     """
 
     teachers: int

@@ -2,9 +2,10 @@
 
 metav's own scheme; docs/cohort.md has the idea and what it brings. Symbols, for one kind of theft k and answers as
 columns: mu and sd are mean and spread of the thefts from the teachers T_j; C holds those thefts, s the mean of the
-thefts from the target F and W the thefts from F around it, B independent models, all as deviations in units of sd.
-Sigma = Cov(C) + Cov(W) + a share of Cov(B), A = (Sigma + ridge I)^-1, and the information that queries give about k is
-s' A s.
+thefts from the target F and W the thefts from F around it, B independent models, all as deviations from mu in units
+of sd. Sigma = Cov(C) + Cov(W) + w^2 E[B B'], whose last term is the second moment about mu, as how far independent
+models are from the teachers is to count too; A = (Sigma + ridge I)^-1, and the information that queries give about k
+is s' A s.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Cohort:
     real, pool
         Candidates for queries: how many of the real data at most, and how many others.
     ridge, independents
-        What is added to Cov(C) + Cov(W): to its diagonal; the weight of B.
+        What is added to Cov(C) + Cov(W): to its diagonal; the weight w of B, by which it is multiplied.
     exact
         1 for a p-value that holds for any stranger (`metav.schemes.cohort_exact`): the rate is 1 - p and the threshold
         at p = `level`. Then `independents` decides nothing.

@@ -18,7 +18,7 @@ from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
 from metav.frozen import halved
 from metav.optim import Adam
-from metav.schemes.base import Ensemble, Needs, check_form, check_queries
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_queries
 from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
 from metav.spec import Model
 
@@ -80,9 +80,8 @@ class MetaV:
             raise unknown("start of the queries", self.start, ("noise", "data"))
         if self.standardise not in ("none", "robust"):
             raise unknown("standardisation", self.standardise, ("none", "robust"))
-        for name, low in (("iterations", 1), ("depth", 0), ("width", 1), ("batch", 1), ("valid", 0), ("half", 0)):
-            if getattr(self, name) < low:
-                raise UsageError(f"expected {name} of at least {low}, got {getattr(self, name)}: change the option.")
+        least = {"iterations": 1, "depth": 0, "width": 1, "batch": 1, "valid": 0, "half": 0}
+        check_at_least(**{name: (getattr(self, name), low) for name, low in least.items()})
         for name in ("lr", "clip", "query_lr"):
             value = getattr(self, name)
             if not 0 <= value < math.inf or (value == 0 and name != "query_lr"):

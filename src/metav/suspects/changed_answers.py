@@ -27,7 +27,10 @@ class Rounding(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerNoise(Change):
-    """Answers with normal noise of standard deviation `size`, the same in each call: `noisy(2,seed=1)`."""
+    """Answers with normal noise of standard deviation `size`: `noisy(2,seed=1)`.
+
+    The noise is the same in each call with as many inputs; in others it is another one, as of an API that adds noise.
+    """
 
     size: float
     seed: int

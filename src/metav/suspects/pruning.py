@@ -32,10 +32,7 @@ class WeightPruning:
         """Return a pruned copy of `parent`."""
         model = deepcopy(parent)
         weights = [(layer, "weight") for _, layer in layers(model)]
-        for (
-            layer,
-            name,
-        ) in weights:  # magnitude pruning views the weight as one vector, whatever its memory format
+        for layer, name in weights:  # magnitude pruning views the weight as one vector, whatever its memory format
             getattr(layer, name).data = getattr(layer, name).data.contiguous()
         if self.scope == "global":
             prune.global_unstructured(weights, prune.L1Unstructured, amount=self.ratio)
