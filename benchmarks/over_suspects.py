@@ -1,0 +1,72 @@
+"""What a benchmark says of suspects like those it met: intervals over suspects instead of splits and seeds.
+
+    python benchmarks/over_suspects.py [SCORES.csv ...] [--draws 2000]
+
+The intervals of a report are over repetitions, all of which meet the same models (in the open world all of them, else
+other halves). Takes the scores that `metav bench` wrote, and prints for each scheme the mean AUC with its 95 %
+interval by bootstrap over suspects (positives and negatives each drawn with replacement), the most strangers that one
+repetition accuses, and the 95 % upper bound of the share of strangers that this leaves open (Clopper and Pearson).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from metav import evaluation
+from metav.report import line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="*", default=[Path("results/warfarin-open-world/scores.csv")])
+    parser.add_argument("--draws", type=int, default=2000)
+    options = parser.parse_args()
+    for file in options.files:
+        print(f"\n{file}\n\n" + line("", "AUC", "95 % over suspects", "accused at most", "share of strangers below"))
+        print("|---" * 5 + "|")
+        scores = pd.read_csv(file, keep_default_na=False)
+        for scheme, mine in scores[scores["view"] == ""].groupby("scheme", sort=False):
+            low, high = np.quantile(drawn(mine, options.draws), (0.025, 0.975))
+            each = [auc(part) for _, part in mine.groupby("repetition")]
+            strangers = mine[~mine.positive].assign(accused=lambda rows: rows.rate > rows.threshold)
+            count = strangers.groupby("repetition").accused.agg(["sum", "size"]).sort_values("sum").iloc[-1]
+            bound = stats.beta.ppf(0.95, count["sum"] + 1, count["size"] - count["sum"])
+            accused = f"{count['sum']} of {count['size']}"
+            print(
+                line(
+                    f"`{scheme}`",
+                    f"{np.mean(each):.3f}",
+                    f"{low:.3f} to {high:.3f}",
+                    accused,
+                    f"{bound:.3f}",
+                )
+            )
+
+
+def drawn(scores: pd.DataFrame, draws: int) -> list[float]:
+    """Mean AUCs of all repetitions, each with the suspects drawn anew; a suspect has its scores of all repetitions."""
+    random = np.random.default_rng(0)
+    tables = [
+        scores[scores.positive == positive].pivot_table(index="lineage", columns="repetition", values="rate")
+        for positive in (True, False)
+    ]
+    found = []
+    for _ in range(draws):
+        positives, negatives = (table.to_numpy()[random.integers(len(table), size=len(table))] for table in tables)
+        pairs = zip(positives.T, negatives.T, strict=True)
+        found.append(float(np.mean([evaluation.auc(p[~np.isnan(p)], n[~np.isnan(n)]) for p, n in pairs])))
+    return found
+
+
+def auc(scores: pd.DataFrame) -> float:
+    """The AUC of some scores."""
+    return evaluation.auc(scores[scores.positive].rate, scores[~scores.positive].rate)
+
+
+if __name__ == "__main__":
+    main()
