@@ -13,7 +13,7 @@ demo: $(READY)
 	$(VENV)/bin/metav bench warfarin
 
 test: check data $(SERVERS)/.ready
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

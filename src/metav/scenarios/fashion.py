@@ -187,7 +187,7 @@ def _cohort(size: Size, smoke: bool) -> CohortPlan:
     kinds = {
         "as it is": "",
         **{f"WP {ratio}": f"wp({ratio})" for ratio in (0.35, 0.55, 0.75)},
-        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.27, 0.47)},
+        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.27, 0.47, 0.67)},
         "FP 0.47, tuned": f"fp(0.47)>{recovery}",
         "FTAL": tuning,
         "RTAL": tuning.replace("ftal", "rtal"),

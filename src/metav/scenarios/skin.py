@@ -201,7 +201,7 @@ def _cohort(size: Size, smoke: bool) -> CohortPlan:
     kinds = {
         "as it is": "",
         **{f"WP {ratio}": f"wp({ratio})" for ratio in (0.45, 0.75, 0.85)},
-        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.27, 0.47)},
+        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.27, 0.47, 0.67)},
         "FP 0.47, tuned": f"fp(0.47)>ftal({recovery})",
         "FTAL": f"ftal({tuning})",
         "RTLL": f"rtll({tuning})",
