@@ -30,16 +30,19 @@ def main() -> None:
         print(f"\n{file}\n\n" + line("", "AUC", "95 % over suspects", "accused at most", "share of strangers below"))
         print("|---" * 5 + "|")
         scores = pd.read_csv(file, keep_default_na=False)
-        for scheme, mine in scores[scores["view"] == ""].groupby("scheme", sort=False):
+        whole = scores[scores["view"] == ""]
+        told = ["scheme", *(name for name in ("queries", "models", "left_out") if whole[name].nunique() > 1)]
+        for names, mine in whole.groupby(told, sort=False):
             low, high = np.quantile(drawn(mine, options.draws), (0.025, 0.975))
             each = [auc(part) for _, part in mine.groupby("repetition")]
             strangers = mine[~mine.positive].assign(accused=lambda rows: rows.rate > rows.threshold)
             count = strangers.groupby("repetition").accused.agg(["sum", "size"]).sort_values("sum").iloc[-1]
-            bound = stats.beta.ppf(0.95, count["sum"] + 1, count["size"] - count["sum"])
+            innocent = count["size"] - count["sum"]
+            bound = stats.beta.ppf(0.95, count["sum"] + 1, innocent) if innocent else 1.0
             accused = f"{count['sum']} of {count['size']}"
             print(
                 line(
-                    f"`{scheme}`",
+                    f"`{', '.join(map(str, names))}`",
                     f"{np.mean(each):.3f}",
                     f"{low:.3f} to {high:.3f}",
                     accused,

@@ -7,6 +7,7 @@ import random
 import time
 from contextlib import closing
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -69,6 +70,7 @@ def answered(httpserver: HTTPServer, response: Response, **server) -> None:
         (Response("<html>Sign in</html>", content_type="text/html"), r"something else \(<html>Sign in</html>\)", False),
         (Response("", 200), r"something else \(empty\)", False),
         (Response("", 302, {"location": "https://sso.example/login?s=1"}), "redirect to https://sso.example/login:", 0),
+        (Response("", 302, {"location": "https://sso.example/cb#token=1"}), "redirect to https://sso.example/cb:", 0),
         (Response("[" * 200_000), r"something else \(\[", False),
         (Response("\x1b[2Jno\x07 [/m]", 404), r"status 404 \(\[2Jno \[/m\]\)", False),
         (Response("no", 401), r"status 401 \(no\): log in with --header", False),
@@ -145,9 +147,9 @@ def test_a_secret_that_a_server_repeats_is_left_out_of_the_error(httpserver, mon
         ("http://host/v2/models/m", {"classes": (1, 1, 2)}, "each place once"),
         ("http://host/v2/models/m", {"attempts": 0}, "--attempts of at least 1"),
         ("http://host/v2/models/m", {"box": (1.0, 0.0)}, "LOW below HIGH"),
-        ("http://host/v2/models/m", {"box": (0.0, math.inf)}, "LOW below HIGH"),
-        ("http://host/v2/models/m", {"rate": math.nan}, "--rate of 0 or at least 0.0001"),
-        ("http://host/v2/models/m", {"rate": 1e-300}, "--rate of 0 or at least 0.0001"),
+        ("http://host/v2/models/m", {"box": (0.0, math.inf)}, "finite, with LOW below HIGH"),
+        ("http://host/v2/models/m", {"rate": math.nan}, r"--rate of 0 or 0.0001 to 1e\+06"),
+        ("http://host/v2/models/m", {"rate": 1e-300}, "--rate of 0 or 0.0001"),
         ("http://host/v2/models/m", {"timeout": math.inf}, "--timeout above 0 and up to 1e"),
     ],
 )
@@ -181,18 +183,19 @@ def test_numbers_beyond_all_bounds_are_an_error(httpserver, shape, data):
             endpoint.query(torch.rand(1, 6))
 
 
-def test_a_proxy_that_cannot_be_used_is_an_error(monkeypatch):
-    monkeypatch.setenv("ALL_PROXY", "foo://127.0.0.1:1")
+@pytest.mark.parametrize("proxy", ["foo://127.0.0.1:1", "http://host:abc"])
+def test_a_proxy_that_cannot_be_used_is_an_error(monkeypatch, proxy):
+    monkeypatch.setenv("ALL_PROXY", proxy)
     with pytest.raises(UsageError, match="expected a proxy over http or https"):
         connect("http://host/v2/models/m", tiny.TABLES)
 
 
 def test_the_query_of_a_url_is_shown_nowhere(httpserver):
-    refusal = Response("Cannot POST /m?key=s3cr3t-value&v=1: s3cr3t-value", 404)
+    refusal = Response("Cannot POST /m?key=s3cr3t%20value&v=1: s3cr3t value, s3cr3t%20value v=1", 404)
     httpserver.expect_request("/m").respond_with_response(refusal)
     with (
-        closing(Server(httpserver.url_for("/m?key=s3cr3t-value&v=1"))) as server,
-        pytest.raises(EndpointError, match=r"Cannot POST /m\?\[secret\]: \[secret\]"),
+        closing(Server(httpserver.url_for("/m?key=s3cr3t%20value&v=1"))) as server,
+        pytest.raises(EndpointError, match=r"Cannot POST /m\?\[secret\]: \[secret\], \[secret\] v=1\)"),
     ):
         server.post({})
 
@@ -227,13 +230,28 @@ def test_answers_of_a_file_may_be_of_any_type_of_number(tmp_path):
     assert yes.query(x / x).tolist() == [[0.0, 1.0], [0.0, 0.0]]
 
 
-def test_what_a_file_is_asked_for_is_known_by_its_weights_too(tmp_path):
+def test_words_of_a_file_are_no_answers(tmp_path):
+    answers = np.array(["nevus", "melanoma"])
+    node = onnx.helper.make_node("Constant", [], ["y"], value=onnx.numpy_helper.from_array(answers.astype(object)))
+    given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None, 6])
+    answer = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.STRING, [2])
+    made = onnx.helper.make_graph([node], "g", [given], [answer])
+    model = onnx.helper.make_model(made, ir_version=9, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "m.onnx")
+    endpoint = connect(str(tmp_path / "m.onnx"), tiny.TABLES)
+    with pytest.raises(EndpointError, match=r"expected numbers from output 'y' of .*, got an array of object: choose"):
+        endpoint.query(torch.rand(2, 6))
+
+
+@pytest.mark.parametrize("name", ["m.onnx.data", 120 * "w" + "/" + 60 * "w"])
+def test_what_a_file_is_asked_for_is_known_by_its_weights_too(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     first, second = torch.rand(2, 6, 3, generator=torch.Generator().manual_seed(0))
-    saved = {"save_as_external_data": True, "location": "m.onnx.data", "size_threshold": 0}
+    saved = {"save_as_external_data": True, "location": name, "size_threshold": 0}
     file = graph(tmp_path / "m.onnx", "MatMul", None, weight=first, **saved)
     content, known = (tmp_path / "m.onnx").read_bytes(), fingerprint_of(file, Access())
     assert fingerprint_of(file, Access()) == known
-    (tmp_path / "m.onnx.data").write_bytes(second.numpy().tobytes())
+    (tmp_path / name).write_bytes(second.numpy().tobytes())
     assert (tmp_path / "m.onnx").read_bytes() == content
     assert fingerprint_of(file, Access()) != known
 

@@ -11,7 +11,8 @@ from cyclopts import Parameter
 from metav.errors import UsageError
 
 BATCH, QUERY = "$batch", "$query"  # in a request: where all queries go, or a single one
-SLOWEST, LONGEST = 1e-4, 1e6  # queries a second; seconds until a request is given up
+SLOWEST, FASTEST = 1e-4, 1e6  # queries a second
+LONGEST = 1e6  # seconds until a request is given up
 _SEVERAL = Parameter(negative="", consume_multiple=True)
 
 
@@ -58,14 +59,16 @@ class Access:
     channels_last: Annotated[bool, _SEVERAL] = False
 
     def __post_init__(self) -> None:
-        paced = self.rate == 0 or SLOWEST <= self.rate < inf
+        paced = self.rate == 0 or SLOWEST <= self.rate <= FASTEST
         if self.batch < 0 or self.attempts < 1 or not paced or not 0 < self.timeout <= LONGEST:
             raise UsageError(
-                f"expected --batch of at least 0, --rate of 0 or at least {SLOWEST:g}, --attempts of at least 1 and "
-                f"--timeout above 0 and up to {LONGEST:g}, got "
+                f"expected --batch of at least 0, --rate of 0 or {SLOWEST:g} to {FASTEST:g}, --attempts of at least 1 "
+                f"and --timeout above 0 and up to {LONGEST:g}, got "
                 f"{self.batch}, {self.rate:g}, {self.attempts} and {self.timeout:g}: give another number."
             )
         if sorted(self.classes) != list(range(len(self.classes))):
             raise UsageError(f"expected --classes with each place once, from 0 on, got {self.classes}: name all.")
         if self.box is not None and not -inf < self.box[0] < self.box[1] < inf:
-            raise UsageError(f"expected --box LOW HIGH with LOW below HIGH, got {self.box}: give both in that order.")
+            raise UsageError(
+                f"expected --box LOW HIGH, finite, with LOW below HIGH, got {self.box}: give other numbers."
+            )

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from metav.errors import IntegrityError, SettingsError, StorageError
+from metav.errors import IntegrityError, StorageError
 from metav.zoo import Zoo
 
 _MEND = "export the zoo again."
@@ -57,10 +57,7 @@ def check(zoo: Zoo, path: Path) -> None:
     """
     with _opened(path) as archive, tempfile.TemporaryDirectory() as folder:
         _extract(archive, "zoo.json", Path(folder))
-        try:
-            Zoo(zoo.scenario, Path(folder)).check_settings()
-        except SettingsError as error:
-            raise SettingsError(str(error).replace(folder, str(path))) from error
+        Zoo(zoo.scenario, Path(folder)).check_settings(path)
 
 
 def import_(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None) -> int:

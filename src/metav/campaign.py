@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, suppress
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
+from io import StringIO
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from metav.access import Access
@@ -23,6 +24,7 @@ from metav.verification import Verdict, verify
 
 REPEAT = 3  # queries asked a second time: three answers that stay the same are no chance
 FIELDS = ("suspect", "verdict", "rate", "threshold", "p_value", "queries", "seconds", "remarks", "campaign", "content")
+_HEADER = f"{','.join(FIELDS)}\r\n".encode()
 DERIVED, INDEPENDENT, FAILED = "evidence of copying", "no evidence of copying", "could not complete"
 
 
@@ -92,15 +94,15 @@ def judge_all(
     jobs: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Outcome]:
-    """Judge suspects in `jobs` threads, and write each outcome to the CSV file `out` as soon as it is there.
+    """Judge suspects in `jobs` threads; each writes its outcomes to the CSV file `out` as soon as they are there.
 
     What that file already has is not asked again, but for suspects that could not be completed, and files that are
-    others now. Outcomes come in the order in which they are ready; only those under way are held in memory.
-    Interrupted, it waits for these, as their answers have been asked for.
+    others now: of several rows the last counts. Outcomes come in the order in which they are ready; only those under
+    way are held in memory. Interrupted, it waits for these, as their answers have been asked for.
     """
     check(access, fingerprint.spec)
     campaign = campaign_of(fingerprint, access)
-    done = finished(out, campaign)
+    done, lock = finished(out, campaign), Lock()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         whole = len(_whole_lines(out))
@@ -108,64 +110,55 @@ def judge_all(
         file.truncate(whole)
     except OSError as error:
         raise StorageError(f"expected to write {str(out)!r}, got {error.strerror!r}: choose another --out.") from error
+    writer = csv.DictWriter(file, FIELDS)
+    if not whole:
+        writer.writeheader()
+        file.flush()
 
-    def one(suspect: str, content: str) -> Outcome:
-        name = named(suspect)
-        found = partial(Outcome, suspect=name, content=content)
+    def one(suspect: str) -> Outcome:
+        name, content = named(suspect), ""
         try:
-            book = None if ledgers is None else ledgers / f"{hashlib.sha256(suspect.encode()).hexdigest()[:16]}.jsonl"
-            return found(verdict=judge(fingerprint, suspect, access, book))
+            content = fingerprint_of(suspect, access)
+            if name in done and done[name]["content"] == content:
+                return Outcome(suspect=name, earlier=done[name])
+            book = hashlib.sha256(f"{suspect}{content}".encode()).hexdigest()[:16]
+            verdict = judge(fingerprint, suspect, access, None if ledgers is None else ledgers / f"{book}.jsonl")
+            outcome = Outcome(suspect=name, content=content, verdict=verdict)
         except MetavError as error:
-            return found(error=error)
+            outcome = Outcome(suspect=name, content=content, error=error)
         except Exception as error:
             text = " ".join(str(error).split())[:120]
             wrapped = EndpointError(f"expected answers from {name}, got {type(error).__name__} ({text}): ask it alone.")
-            return found(error=wrapped)
-
-    pool = ThreadPoolExecutor(jobs)
-
-    def coming() -> Iterator[Future[Outcome]]:
-        seen = set()
-        for suspect in suspects:
-            name = named(suspect)
-            if name in seen:
-                continue
-            seen.add(name)
-            content = ""
-            with suppress(OSError):  # which is said when it is asked
-                content = fingerprint_of(suspect, access)
-            if name in done and done[name]["content"] == content:
-                kept: Future[Outcome] = Future()
-                kept.set_result(Outcome(suspect=name, earlier=done[name]))
-                yield kept
-            else:
-                yield pool.submit(one, suspect, content)
-
-    def written(outcome: Outcome) -> Outcome:
-        if outcome.earlier is None:
+            outcome = Outcome(suspect=name, content=content, error=wrapped)
+        with lock:
             writer.writerow({**outcome.row(), "campaign": campaign})
             file.flush()
         return outcome
 
-    writer = csv.DictWriter(file, FIELDS)
-    waiting, running = coming(), set[Future[Outcome]]()
+    pool = ThreadPoolExecutor(jobs)
     try:
-        if not whole:
-            writer.writeheader()
-            file.flush()
-        while running := running | set(islice(waiting, 2 * jobs - len(running))):
-            for each in wait(running, return_when=FIRST_COMPLETED).done:
-                outcome = written(each.result())
-                running.remove(each)
+        waiting = (pool.submit(one, suspect) for suspect in _once(suspects))
+        running = set(islice(waiting, 2 * jobs))
+        while running:
+            ready, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= set(islice(waiting, len(ready)))
+            for each in ready:
                 if progress is not None:
                     progress(1)
-                yield outcome
+                yield each.result()
     finally:
-        pool.shutdown(cancel_futures=True)
-        for each in running:
-            if each.done() and not each.cancelled():
-                written(each.result())
-        file.close()
+        try:
+            pool.shutdown(cancel_futures=True)
+        finally:
+            file.close()
+
+
+def _once(suspects: Iterator[str]) -> Iterator[str]:
+    names = set()
+    for suspect in suspects:
+        if named(suspect) not in names:
+            names.add(named(suspect))
+            yield suspect
 
 
 def campaign_of(fingerprint: Fingerprint, access: Access) -> str:
@@ -184,8 +177,11 @@ def finished(out: Path, campaign: str) -> dict[str, dict[str, str]]:
     """
     found = {}
     try:
-        rows = csv.DictReader(_whole_lines(out).decode().splitlines(keepends=True))
-        names = tuple(rows.fieldnames or FIELDS)
+        whole = _whole_lines(out)
+        rows = csv.DictReader(StringIO(whole.decode(), newline=""))
+        names = tuple(rows.fieldnames or ())
+        if not whole and (not out.exists() or _HEADER.startswith(out.read_bytes())):
+            names = FIELDS
         for row in rows if names == FIELDS else ():
             if row["campaign"] != campaign:
                 raise UsageError(

@@ -141,8 +141,8 @@ class Zoo:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def check_settings(self) -> None:
-        """Compare the folder's settings with the scenario's.
+    def check_settings(self, archive: Path | None = None) -> None:
+        """Compare the folder's settings, or those of the archive that it was taken from, with the scenario's.
 
         Raises
         ------
@@ -168,9 +168,10 @@ class Zoo:
             )
         for name, value in self.settings.items():
             if found.get(name) != value:
+                step = "choose another folder with --zoo." if archive is None else "give the archive of such a zoo."
                 raise SettingsError(
-                    f"expected a zoo with {name} {value!r} in {str(self.folder)!r}, got one with {name} "
-                    f"{found.get(name)!r}: choose another folder with --zoo."
+                    f"expected a zoo with {name} {value!r} in {str(archive or self.folder)!r}, got one with {name} "
+                    f"{found.get(name)!r}: {step}"
                 )
 
     def has(self, lineage: str) -> bool:

@@ -22,7 +22,7 @@ from metav.storage import canonical_json
 __all__ = ["Access", "Endpoint", "Local", "Wrapper", "connect"]
 
 # external data in an ONNX file (onnx.proto): the key "location", and the length of the path that follows
-_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])", re.DOTALL)
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]?[\x01-\x7f])")
 WHOLE, REQUEST = 4096, 32  # queries at a time: of a file, of a server
 
 
@@ -101,7 +101,11 @@ def _content(path: Path) -> bytes:
     """SHA-256 of an ONNX file and of those beside it that hold its weights, where it names such."""
     model = path.read_bytes()
     whole = hashlib.sha256(model)
-    for name in sorted({model[each.end() : each.end() + each[1][0]] for each in _LOCATION.finditer(model)}):
+    found = (
+        (each.end(), sum((b & 127) << 7 * place for place, b in enumerate(each[1])))
+        for each in _LOCATION.finditer(model)
+    )
+    for name in sorted({model[start : start + length] for start, length in found}):
         beside = path.parent / os.fsdecode(name)
         if beside.is_file():
             with beside.open("rb") as file:

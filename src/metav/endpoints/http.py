@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, unquote_plus, urlsplit
 
 import httpx2 as httpx
 import orjson
@@ -18,7 +19,7 @@ from metav.errors import EndpointError, UsageError
 
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 SHOWN = 160  # characters of what a server wrote that an error repeats
-KEY = 8  # characters, from which on a value in a URL's query is taken for a secret
+KEY = 8  # characters, from which on what stands in a URL's query is taken for a secret
 
 
 class Server:
@@ -41,14 +42,15 @@ class Server:
     ) -> None:
         self.url, self.largest, self.timeout = url, largest, timeout
         parts = split(url)
-        asked = [parts.query, *(value for _, value in parse_qsl(parts.query) if len(value) >= KEY)]
-        self._secrets = [value for value in (*(headers or {}).values(), *asked) if value]
+        asked = [parts.query, *(pair.partition("=")[2] for pair in parts.query.split("&"))]
+        asked += [unquote_plus(each) for each in asked]
+        self._secrets = [value for value in (headers or {}).values() if value] + [v for v in asked if len(v) >= KEY]
         if parts.password or parts.username:
             raise UsageError("expected a URL without a password, got one with it: use --header NAME=VARIABLE.")
         self.shown = parts._replace(query="", fragment="").geturl()  # queries of URLs hold keys now and then
         try:
             self._client = httpx.Client(headers=dict(headers or {}), timeout=timeout, follow_redirects=False)
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise UsageError(
                 f"expected a proxy over http or https in the environment, got another ({error}): unset ALL_PROXY, "
                 "HTTP_PROXY and HTTPS_PROXY, or set them to such a one."
@@ -111,7 +113,7 @@ class Server:
         if answer.is_success:
             return
         if 300 <= code < 400:
-            where = answer.headers.get("location", "").split("?")[0]
+            where = re.split("[?#]", answer.headers.get("location", ""))[0]
             raise self._error(
                 f"a redirect to {self._text(where.encode()) if where else 'nowhere'}",
                 "give the final URL, and log in with --header NAME=VARIABLE if that is a login page",

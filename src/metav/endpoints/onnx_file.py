@@ -57,7 +57,7 @@ class OnnxFile(Endpoint):
     def query(self, batch: Tensor) -> Tensor:
         """Answers (n, ...) of the model; as many at a time as the file wants, if it fixes the batch axis."""
         fixed = self._input.shape[0] if self._input.shape else None
-        size = fixed if isinstance(fixed, int) else len(batch)
+        size = fixed if isinstance(fixed, int) and fixed > 0 else len(batch)
         values = batch.detach().to("cpu", TYPES.get(self._input.type, torch.float32))
         missing = -len(values) % size
         whole = torch.cat([values, values[-1:].expand(missing, *values.shape[1:])]) if missing else values
@@ -74,10 +74,10 @@ class OnnxFile(Endpoint):
         """An output as a tensor; classes, whatever their type, as floats."""
         kind = getattr(found, "dtype", np.dtype(object)).kind
         if kind not in "biuf":
-            got = type(found).__name__ if kind == "O" else found.dtype
+            got = f"an array of {found.dtype}" if hasattr(found, "dtype") else f"a {type(found).__name__}"
             raise EndpointError(
                 f"expected numbers from output {self._output!r} of {str(self.path)!r}, got {got}: choose another "
-                "--output, or export the suspect so that it answers with an array (scikit-learn: zipmap=False)."
+                "--output, or export the suspect so that it answers with numbers (scikit-learn: zipmap=False)."
             )
         return torch.from_numpy(found if kind == "f" else found.astype(np.float64))
 
