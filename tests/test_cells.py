@@ -16,7 +16,7 @@ import pytest
 from metav import benchmark, cells, schemes
 from metav.cells import Cell, CellResult, Score
 from metav.cli import main
-from metav.errors import UsageError
+from metav.errors import MetavError, UsageError
 from metav.scenarios.base import Merit
 from metav.schemes import MetaV
 from metav.zoo import Zoo
@@ -209,6 +209,25 @@ def test_again_makes_fingerprints_anew_too(smoke_zoo, tmp_path, monkeypatch):
     for again, protocol in ((False, "paper"), (False, "api"), (True, "api")):
         benchmark.run(smoke_zoo, ["metav(iterations=2)"], protocol=protocol, again=again, **options)
     assert len(made) == 2
+    monkeypatch.setattr(MetaV, "construct", broken(at=(0,)).construct)
+    for again in (True, False):  # what failed anew is not found again as it was before
+        with pytest.raises(MetavError):
+            benchmark.run(smoke_zoo, ["metav(iterations=2)"], protocol="api", again=again, **options)
+
+
+def test_a_name_depends_on_what_cohort_and_open_world_are_for(warfarin, tmp_path):
+    plan, cohort = warfarin.cohort, replace(CELL, scheme="cohort")
+    met = replace(CELL, protocol="open-world")
+
+    def names(**changes):
+        zoo = Zoo(replace(warfarin, **changes), tmp_path, cohort=True, open_world=True)
+        return [cells.path(zoo, cell, digest=str) for cell in (CELL, cohort, met)]
+
+    usual = names()
+    other = names(cohort=replace(plan, kinds=dict(reversed(plan.kinds.items()))))
+    assert [a == b for a, b in zip(usual, other, strict=True)] == [True, False, True]
+    other = names(strangers=warfarin.strangers[::-1])
+    assert [a == b for a, b in zip(usual, other, strict=True)] == [True, True, False]
 
 
 def test_a_run_whose_code_has_changed_says_so(smoke_zoo):
