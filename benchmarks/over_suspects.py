@@ -6,6 +6,7 @@ The intervals of a report are over repetitions, all of which meet the same model
 other halves). Takes the scores that `metav bench` wrote, and prints for each scheme the mean AUC with its 95 %
 interval by bootstrap over suspects (positives and negatives each drawn with replacement), the most strangers that one
 repetition accuses, and the 95 % upper bound of the share of strangers that this leaves open (Clopper and Pearson).
+The file has nine digits of a rate, so that rates very close to 1 are ties, and an AUC may be below the report's.
 """
 
 from __future__ import annotations
