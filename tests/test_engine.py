@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -70,6 +71,23 @@ def test_a_killed_worker_is_one_sentence():
     with pytest.raises(MetavError, match="worker processes to finish, got one that was killed"):
         engine.map(die, [1, 2], jobs=2)
     assert [value for value, _, _ in engine.map(square, [1, 2], jobs=2)] == [1, 4]
+
+
+def _leave(file) -> None:
+    time.sleep(0.5)
+    file.touch()
+
+
+def test_what_a_killed_process_had_asked_for_is_not_begun(tmp_path):
+    files = [tmp_path / str(index) for index in range(8)]
+    asker = multiprocessing.get_context("spawn").Process(target=engine.map, args=(_leave, files), kwargs={"jobs": 2})
+    asker.start()
+    while not any(file.exists() for file in files) and asker.is_alive():
+        time.sleep(0.02)
+    asker.kill()
+    asker.join()
+    time.sleep(2)  # four times what one takes
+    assert sum(file.exists() for file in files) <= 4
 
 
 _hoard: list[torch.Tensor] = []

@@ -18,6 +18,7 @@ from torch import Tensor
 from metav.errors import MetavError
 
 DENORMAL = 1e-40
+_PARENT = os.getppid()  # of a worker the process that asked for it
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -124,4 +125,6 @@ def _map_parallel(
 
 
 def _indexed(function: Callable[[Item], Result], index: int, item: Item) -> tuple[int, Result]:
+    if os.getppid() != _PARENT:  # who asked was killed: what it had asked for in advance is not begun
+        os._exit(1)
     return index, _call(function, item)
