@@ -91,10 +91,11 @@ def test_a_learning_curve_ends_in_the_fingerprint_of_a_benchmark(smoke_zoo):
 def test_when_a_curve_is_high_enough():
     rows = [
         {"scheme": "metav", "iterations": index, "seconds": float(index), "aruc": aruc}
-        for index, arucs in enumerate([(0.1, 0.5), (0.9, 0.8), (0.95, 0.9)], 1)
+        for index, arucs in enumerate([(0.9, 0.9), (0.1, 0.5), (0.9, 0.8), (0.95, 0.9)], 1)
         for aruc in arucs
     ]
-    assert plots.mean_seconds(rows, "metav", 0.8) == 2.0
+    assert plots.mean_seconds(rows, "metav", 0.8) == 3.0  # at first it is above by chance
+    assert plots.mean_seconds(rows, "metav", 0.2) == 1.0
     assert plots.mean_seconds(rows, "metav", 0.95) is None
 
 

@@ -162,7 +162,7 @@ def _learning(found: Mapping[str, Any], scenario: str, link: str) -> Iterator[st
         shown = "never" if quick is None else f"{quick:.1f}"
         theirs = _beside(timed, f"less than {WITHIN}" if scheme == "metav" else "")
         rows.append([f"`{scheme}`", shown, *theirs, f"{ends.aruc.mean():.3f}", f"{ends.seconds.mean():.1f}"])
-    quickly = f"seconds until the mean ARUC is above {QUICK}"
+    quickly = f"seconds until the mean ARUC stays above {QUICK}"
     yield from _table(["", quickly, *_beside(timed), "ARUC at the end", "seconds in all"], rows)
     yield from ("", f"![ARUC and loss against seconds]({link}{scenario}-learning.png)", "")
     for failure in found["failed"]:

@@ -108,8 +108,9 @@ def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
 
 
 def mean_seconds(rows: Sequence[Mapping[str, Any]], scheme: str, level: float) -> float | None:
-    """Seconds after which the mean ARUC of a scheme's curves is above a level for the first time; None if never."""
+    """Seconds from which on the mean ARUC of a scheme's curves stays above a level; None if it ends below."""
     table = pd.DataFrame(rows)
     means = table[table.scheme == scheme].groupby("iterations")[["seconds", "aruc"]].mean()
-    above = np.flatnonzero(means.aruc.to_numpy() > level)
-    return float(means.seconds.to_numpy()[above[0]]) if len(above) else None
+    below = np.flatnonzero(means.aruc.to_numpy() <= level)
+    first = below[-1] + 1 if len(below) else 0
+    return float(means.seconds.to_numpy()[first]) if first < len(means) else None
