@@ -59,7 +59,9 @@ class Outcome:
         return {**found, **facts, "remarks": "; ".join(self.verdict.remarks)}
 
 
-def judge(fingerprint: Fingerprint, suspect: str, access: Access, ledger: Path | None = None) -> Verdict:
+def judge(
+    fingerprint: Fingerprint, suspect: str, access: Access, ledger: Path | None = None, content: str = ""
+) -> Verdict:
     """Ask one suspect, and judge it; with a ledger no answer is lost, and none asked for twice.
 
     Parameters
@@ -72,11 +74,13 @@ def judge(fingerprint: Fingerprint, suspect: str, access: Access, ledger: Path |
         How it is asked.
     ledger
         The file of its answers.
+    content
+        Its `fingerprint_of`, where that is known already.
     """
     with ExitStack() as stack:
 
         def book() -> Ledger:
-            facts = (named(suspect), fingerprint_of(suspect, access)) if suspect else ("", "")
+            facts = (named(suspect), content or fingerprint_of(suspect, access)) if suspect else ("", "")
             return stack.enter_context(closing(Ledger(ledger or Path(), fingerprint.digest, *facts)))
 
         endpoint = connect(suspect, fingerprint.spec, access, None if ledger is None else book)
@@ -105,7 +109,7 @@ def judge_all(
     done, lock = finished(out, campaign), Lock()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        whole = len(_whole_lines(out))
+        whole = len(_whole_lines(out.read_bytes())) if out.exists() else 0
         file = out.open("a", newline="", encoding="utf-8")
         file.truncate(whole)
     except OSError as error:
@@ -122,7 +126,8 @@ def judge_all(
             if name in done and done[name]["content"] == content:
                 return Outcome(suspect=name, earlier=done[name])
             book = hashlib.sha256(f"{suspect}{content}".encode()).hexdigest()[:16]
-            verdict = judge(fingerprint, suspect, access, None if ledgers is None else ledgers / f"{book}.jsonl")
+            ledger = None if ledgers is None else ledgers / f"{book}.jsonl"
+            verdict = judge(fingerprint, suspect, access, ledger, content)
             outcome = Outcome(suspect=name, content=content, verdict=verdict)
         except MetavError as error:
             outcome = Outcome(suspect=name, content=content, error=error)
@@ -177,11 +182,9 @@ def finished(out: Path, campaign: str) -> dict[str, dict[str, str]]:
     """
     found = {}
     try:
-        whole = _whole_lines(out)
-        rows = csv.DictReader(StringIO(whole.decode(), newline=""))
-        names = tuple(rows.fieldnames or ())
-        if not whole and (not out.exists() or _HEADER.startswith(out.read_bytes())):
-            names = FIELDS
+        content = out.read_bytes() if out.exists() else b""
+        rows = csv.DictReader(StringIO(_whole_lines(content).decode(), newline=""))
+        names = FIELDS if _HEADER.startswith(content) else tuple(rows.fieldnames or ())
         for row in rows if names == FIELDS else ():
             if row["campaign"] != campaign:
                 raise UsageError(
@@ -201,9 +204,8 @@ def finished(out: Path, campaign: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def _whole_lines(out: Path) -> bytes:
-    """A file but for a last line that is not whole, as a kill leaves it; nothing if there is none."""
-    content = out.read_bytes() if out.exists() else b""
+def _whole_lines(content: bytes) -> bytes:
+    """A file's content but for a last line that is not whole, as a kill leaves it."""
     return content[: content.rfind(b"\n") + 1]
 
 
