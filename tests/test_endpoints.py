@@ -221,6 +221,12 @@ def test_a_file_may_fix_how_many_queries_it_takes(tmp_path, batch):
     torch.testing.assert_close(endpoint.query(x[:3]), -x[:3])
 
 
+def test_a_file_that_answers_more_often_than_asked_is_refused(tmp_path):
+    endpoint = connect(graph(tmp_path / "m.onnx", "Transpose", None), tiny.TABLES)
+    with pytest.raises(EndpointError, match="expected 2 answers from"):
+        endpoint.query(torch.rand(2, 6))
+
+
 def test_answers_of_a_file_may_be_of_any_type_of_number(tmp_path):
     x = torch.tensor([[1.5, 0.0], [-2.0, 3.0]])
     kinds = onnx.TensorProto
