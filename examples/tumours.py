@@ -66,7 +66,8 @@ def task() -> Task:
 def export(model: nn.Module, path: str, x: Tensor) -> None:
     """Write a classifier as ONNX, answering with probabilities, for batches of any size."""
     sizes = ({0: torch.export.Dim("batch", min=1)},)
-    torch.onnx.export(nn.Sequential(model, nn.Softmax(1)).eval(), (x[:2],), path, dynamo=True, dynamic_shapes=sizes)
+    answering = nn.Sequential(model, nn.Softmax(1)).eval()
+    torch.onnx.export(answering, (x[:2],), path, dynamo=True, dynamic_shapes=sizes, verbose=False)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclopts import App
@@ -48,7 +47,8 @@ def build(
 ) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     at_least_one("jobs", jobs)
-    found = _planned(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
+    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
+    _check_planned(found, cohort=cohort, open_world=open_world)
     found.prepare()
     fill(found, jobs)
     output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
@@ -102,7 +102,8 @@ def verify(
     open_world: OpenWorld = False,
 ) -> int:
     """Check every suspect's files against their digests; exit 1 if one is missing or damaged."""
-    found = _planned(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    _check_planned(found, cohort=cohort, open_world=open_world)
     problems = found.verify()
     for problem in problems:
         complain(problem)
@@ -127,7 +128,8 @@ def export(
     from metav.storage import make_folder
 
     a_file(out, "zoo.tar")
-    found = _planned(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    _check_planned(found, cohort=cohort, open_world=open_world)
     found.check_settings()
     make_folder(out.parent)
     with progress_bar(f"exporting {scenario}", len(found.lineages())) as progress:
@@ -150,7 +152,8 @@ def import_(
     """Take what the zoo lacks from an archive, after checking its digests."""
     from metav import archive
 
-    found = _planned(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    _check_planned(found, cohort=cohort, open_world=open_world)
     archive.check(found, file)
     with progress_bar(f"importing {scenario}", len(found.lineages())) as progress:
         taken = archive.import_(found, file, progress)
@@ -158,22 +161,13 @@ def import_(
     return 0
 
 
-def _planned(
-    scenario: str,
-    profile: str,
-    zoo: Path | None,
-    data: Path | None,
-    *,
-    snapshots: bool = False,
-    cohort: bool,
-    open_world: bool,
-) -> Zoo:
-    """A scenario's zoo with all that was asked for, which the scenario must plan."""
-    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
+def _check_planned(found: Zoo, *, cohort: bool, open_world: bool) -> None:
+    """Refuse what was asked for beside the table and the scenario does not plan."""
     for option, asked, planned in (
         ("--cohort", cohort, found.scenario.cohort),
         ("--open-world", open_world, found.scenario.strangers),
     ):
         if asked and not planned:
-            raise UsageError(f"expected a scenario that plans models for {option}, got {scenario}: leave it out.")
-    return found
+            raise UsageError(
+                f"expected a scenario that plans models for {option}, got {found.scenario.name}: leave it out."
+            )
