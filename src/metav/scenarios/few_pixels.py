@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, pad, pixel_unshuffle
 
 FEW = 16  # pixels, up to which a kernel of one pixel is faster as a product
+FEWER = 4  # pixels, up to which a larger kernel is, if it gives as many channels as it takes
 COLOURS = 4  # channels, up to which torch's gradient with respect to an image is slow
 
 
@@ -21,6 +25,9 @@ class Convolution(nn.Conv2d):
     the gradient with respect to the image is wanted, its strides become channels (space to depth).
     """
 
+    whole: Tensor | None = None  # the kernel, while `weight` is the `part` of it that meets pixels
+    part: tuple[slice, ...] = ()
+
     def forward(self, x: Tensor) -> Tensor:
         """The answers of `nn.Conv2d`, to rounding."""
         size = x.shape[2:]
@@ -30,10 +37,23 @@ class Convolution(nn.Conv2d):
             return self._by_depth(x, self.stride[0])
         rows, columns = (self._met(length, axis) for axis, length in enumerate(size))
         if rows is None or columns is None:
-            return super().forward(x)
-        image = x[:, :, : rows.stop - rows.start, : columns.stop - columns.start]
-        image, seen = (each.permute(0, 2, 3, 1).flatten(1) for each in (image, self.weight[:, :, rows, columns]))
-        return linear(image, seen, self.bias)[:, :, None, None]
+            return self._by_patches(x) if self._meets_few(size) else super().forward(x)
+        seen = self.weight if self.whole is not None else self.weight[:, :, rows, columns]
+        image = x[:, :, : seen.shape[2], : seen.shape[3]]
+        return linear(_pixel_by_pixel(image), _pixel_by_pixel(seen), self.bias)[:, :, None, None]
+
+    def _meets_few(self, size: Sequence[int]) -> bool:
+        """Whether patches pay: of few pixels, each of which gives a pixel with no fewer channels."""
+        same = all(2 * int(self.padding[axis]) + 1 == self.kernel_size[axis] for axis in (0, 1))
+        return same and self.stride == (1, 1) and size.numel() <= FEWER and self.in_channels <= self.out_channels
+
+    def _by_patches(self, x: Tensor) -> Tensor:
+        """Of all that the kernel meets at each of its places, padding too."""
+        (height, width), (rows, columns) = self.kernel_size, (int(each) for each in self.padding)
+        around = pad(x.permute(0, 2, 3, 1), (0, 0, columns, columns, rows, rows))
+        last, end = around.shape[1] - height + 1, around.shape[2] - width + 1
+        met = [around[:, i : i + last, j : j + end] for i in range(height) for j in range(width)]
+        return linear(torch.cat(met, 3), _pixel_by_pixel(self.weight), self.bias).permute(0, 3, 1, 2)
 
     def _meets_colours(self, size: Sequence[int]) -> bool:
         """Whether strides can become channels: they are equal, and more than one, and the kernel fits the image."""
@@ -62,13 +82,74 @@ class Convolution(nn.Conv2d):
             return None
         return slice(padding, min(kernel, padding + length))
 
+    def trim(self, size: Sequence[int]) -> None:
+        """Let `weight` be the part that meets pixels, if images of this `size` meet the kernel at one place."""
+        rows, columns = (self._met(length, axis) for axis, length in enumerate(size))
+        if rows is not None and columns is not None and self.whole is None:
+            part = self.weight.detach()[:, :, rows, columns]
+            if part.numel() < self.weight.numel():
+                self.whole, self.part = self.weight.detach(), (slice(None), slice(None), rows, columns)
+                self.weight = nn.Parameter(
+                    part.clone(memory_format=torch.channels_last), requires_grad=self.weight.requires_grad
+                )
+
+    def restore(self) -> None:
+        """Put the part back into the whole kernel."""
+        if self.whole is not None:
+            part = self.weight
+            self.whole[self.part] = part.detach()
+            self.weight, self.whole = nn.Parameter(self.whole, requires_grad=part.requires_grad), None
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """As any module's, with the whole kernel."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.whole is not None:
+            whole = self.whole.clone()
+            whole[self.part] = self.weight.detach()
+            destination[f"{prefix}weight"] = whole
+
 
 def fast(net: nn.Module) -> nn.Module:
-    """Let the plain convolutions of `net` be `Convolution`s, in place; the weights and their names stay."""
+    """Let the plain convolutions of `net` be `Convolution`s, in place; the weights and their names stay.
+
+    The weights are laid out pixel by pixel (channels last), as the images are.
+    """
     for module in net.modules():
         if type(module) is nn.Conv2d and _plain(module):
             module.__class__ = Convolution
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     return net
+
+
+@contextmanager
+def trimmed(model: nn.Module, x: Tensor) -> Iterator[None]:
+    """Inside, kernels that meet images `x` (n, ...) at one place are no larger than what they meet of them.
+
+    A training neither copies nor moves the rest, which has no gradient: in a ResNet-18 of 32 pixels 7 of 11 million
+    weights. Parameters are others inside, of the same names; `state_dict` has the whole kernels all the same.
+    """
+    found = [module for module in model.modules() if isinstance(module, Convolution)]
+    sizes: dict[Convolution, Sequence[int]] = {}
+    hooks = [each.register_forward_pre_hook(lambda m, args: sizes.update({m: args[0].shape[2:]})) for each in found]
+    training = {module: module.training for module in model.modules()}
+    with torch.no_grad():
+        model.eval()(x)
+    for module, flag in training.items():
+        module.training = flag
+    for hook in hooks:
+        hook.remove()
+    for module, size in sizes.items():
+        module.trim(size)
+    try:
+        yield
+    finally:
+        for module in sizes:
+            module.restore()
+
+
+def _pixel_by_pixel(x: Tensor) -> Tensor:
+    """(n, channels, h, w) -> (n, h x w x channels)."""
+    return x.permute(0, 2, 3, 1).flatten(1)
 
 
 def _plain(layer: nn.Conv2d) -> bool:

@@ -5,7 +5,7 @@ MetaV, sections 5.1 and 5.2. All figures of the recipe stand in this file, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
+from metav.scenarios.few_pixels import trimmed
 from metav.scenarios.quality import accuracy
 from metav.scenarios.skin_data import CLASSES, dermamnist, garments, located
 from metav.scenarios.skin_nets import Classifier, alexnet, densenet, resnet, small, squeezenet, vgg
@@ -21,6 +22,7 @@ from metav.scenarios.skin_open import outsiders
 from metav.scenarios.skin_open import suspects as strangers
 from metav.scenarios.skin_strange import STRANGE
 from metav.spec import Spec
+from metav.suspects.base import Draft
 from metav.suspects.changed_answers import Rounding, Top
 from metav.training import Objective, Part, class_error, fit, soften
 
@@ -144,7 +146,7 @@ def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
         architectures={**size.architectures, "small": small, **STRANGE},
         target=_link("M", size, "own", target_seed),
         suspects=thin(suspects, 1) if smoke else suspects,
-        fit=partial(fit, objective=objective),
+        fit=partial(_fit, objective=objective),
         quality=accuracy,
         merit=Merit(name="accuracy", more=True),
         method="Adam, slanted learning rate, cross-entropy; below 224 pixels batch norm and no dropout; "
@@ -156,6 +158,14 @@ def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
         strangers=thin(tuple(strangers()), 1) if smoke else tuple(strangers()),
         outsiders=partial(outsiders, most=1 if smoke else None),
     )
+
+
+def _fit(drafts: Sequence[Draft], parts: Mapping[str, Part], objective: Objective) -> None:
+    """Train each draft's model in place, one by one, then freeze it."""
+    for draft in drafts:
+        x = next(iter(parts.values())).x[:1]
+        with trimmed(draft.model, x):
+            fit([draft], parts, objective)
 
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
