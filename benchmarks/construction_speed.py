@@ -52,6 +52,7 @@ def plain(model: nn.Module) -> nn.Module:
     for module in found.modules():
         if type(module) is Convolution:
             module.__class__ = nn.Conv2d
+            module.weight.data = module.weight.data.contiguous()
     return found
 
 

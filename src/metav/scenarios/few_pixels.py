@@ -42,7 +42,7 @@ class Convolution(nn.Conv2d):
         image = x[:, :, : seen.shape[2], : seen.shape[3]]
         return linear(_pixel_by_pixel(image), _pixel_by_pixel(seen), self.bias)[:, :, None, None]
 
-    def _meets_few(self, size: Sequence[int]) -> bool:
+    def _meets_few(self, size: torch.Size) -> bool:
         """Whether patches pay: of few pixels, each of which gives a pixel with no fewer channels."""
         same = all(2 * int(self.padding[axis]) + 1 == self.kernel_size[axis] for axis in (0, 1))
         return same and self.stride == (1, 1) and size.numel() <= FEWER and self.in_channels <= self.out_channels
