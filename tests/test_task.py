@@ -404,3 +404,20 @@ def test_a_task_that_is_not_there_is_wrong_usage(name, words, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     with pytest.raises(UsageError, match=words):
         scenarios.load(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import nothere", "got ModuleNotFoundError .No module named 'nothere'. in .*broken.py, line 1: correct it"),
+        ("\ndef task(:", "got SyntaxError .* in .*broken.py, line 2: correct it"),
+        ("def task():\n    raise ValueError('no data')", "got ValueError .no data. in .*broken.py, line 2: correct it"),
+        ("from metav import Spec\ntask = Spec(input_shape=(), output_shape=(1,), low=1, high=0)", "^expected .*low"),
+    ],
+)
+def test_a_task_whose_module_fails_says_where(text, words, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    with pytest.raises(UsageError, match=words):
+        scenarios.load("broken:task")
