@@ -412,7 +412,10 @@ def test_a_task_that_is_not_there_is_wrong_usage(name, words, monkeypatch):
         ("import nothere", "got ModuleNotFoundError .No module named 'nothere'. in .*broken.py, line 1: correct it"),
         ("\ndef task(:", "got SyntaxError .* in .*broken.py, line 2: correct it"),
         ("def task():\n    raise ValueError('no data')", "got ValueError .no data. in .*broken.py, line 2: correct it"),
-        ("from metav import Spec\ntask = Spec(input_shape=(), output_shape=(1,), low=1, high=0)", "^expected .*low"),
+        (
+            "from metav import Spec\ntask = Spec(input_shape=(), output_shape=(1,), low=1, high=0, output='any')",
+            "^expected .*low",
+        ),
     ],
 )
 def test_a_task_whose_module_fails_says_where(text, words, tmp_path, monkeypatch):
