@@ -381,6 +381,11 @@ def test_other_architectures_training_or_answers_are_another_zoo():
         ({"own": Part(x=part().x, y=part().y.float())}, "int64 classes from 0 to 1 in the part own, got torch.float32"),
         ({"own": Part(x=part().x, y=part().y + 1)}, "got torch.int64 from 1 to 2: number them from 0"),
         ({"own": Part(x=part().x, y=part().y[:, None])}, r"y of shape \(40,\) in the part own, got \(40, 1\)"),
+        (
+            {"architectures": {"net": lambda: nn.Linear(4, 2)}},
+            r"answers of shape \(2, 2\) from the architecture net, got RuntimeError .mat1",
+        ),
+        ({"architectures": {"net": lambda: 1 / 0}}, "from the architecture net, got ZeroDivisionError"),
         ({"target": nn.Linear(3, 5)}, r"answers of shape \(2, 2\) from the target, got shape \(2, 5\)"),
         ({"spec": replace(SPEC, output="images"), **CODES}, "at least 8 x 8 pixels for a discriminator, got .2,."),
         ({"quality": lambda *_: {}}, "expected quality and merit"),

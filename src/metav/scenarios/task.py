@@ -150,7 +150,9 @@ class Task:
                 "it to them, or leave teachers out."
             )
         with seeded(0):
-            _check_answers("the target", self._wrapped(deepcopy(self.target)), self.test.x[:2], self.spec)
+            _check_answers("the target", lambda: self._wrapped(deepcopy(self.target)), self.test.x[:2], self.spec)
+            for name, make in self.architectures.items():
+                _check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:2], self.spec)
 
     def scenario(self, profile: Profile = "cpu") -> Scenario:
         """The task with all its suspects; for the profile `smoke` one epoch and few of each."""
@@ -253,7 +255,7 @@ class Task:
     def _ready(self, name: str, negative: nn.Module | str | Path) -> nn.Module:
         """A negative as it is used; whether it answers with logits is seen from its answers."""
         model = ready(negative)
-        _check_answers(f"the negative {name}", model, self.test.x[:2], self.spec)
+        _check_answers(f"the negative {name}", lambda: model, self.test.x[:2], self.spec)
         if self.spec.output == "probabilities":
             return Classifier(model, gives_logits=answers_with_logits(model, self.test.x[:GLANCE]))
         return self._wrapped(model)
@@ -329,11 +331,11 @@ def _check_part(name: str, part: Part, spec: Spec) -> None:
             )
 
 
-def _check_answers(name: str, model: nn.Module, x: Tensor, spec: Spec) -> None:
-    """Refuse a model that does not answer as the spec says."""
+def _check_answers(name: str, make: Callable[[], nn.Module], x: Tensor, spec: Spec) -> None:
+    """Refuse a model that cannot be made, or does not answer as the spec says."""
     expected = (len(x), *spec.output_shape)
     try:
-        answers = answered(model, x)
+        answers = answered(make(), x)
         tensor = isinstance(answers, Tensor)
         got = f"shape {tuple(answers.shape)}" if tensor else type(answers).__name__
         good = tensor and tuple(answers.shape) == expected and bool(torch.isfinite(answers).all())
