@@ -195,8 +195,10 @@ def test_an_interrupted_list_keeps_the_verdicts_that_were_under_way(made, tmp_pa
         def interrupt(_):
             raise KeyboardInterrupt
 
+        said = []
         with pytest.raises(KeyboardInterrupt):
-            list(judge_all(made, iter(urls), Access(), out=out, jobs=2, progress=interrupt))
+            list(judge_all(made, iter(urls), Access(), out=out, progress=interrupt, interrupted=lambda: said.append(1)))
+    assert said == [1]
     assert sorted(row["suspect"] for row in csv.DictReader(out.read_text().splitlines())) == sorted(urls)
 
 

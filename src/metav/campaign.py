@@ -97,12 +97,14 @@ def judge_all(
     ledgers: Path | None = None,
     jobs: int = 2,
     progress: Callable[[int], None] | None = None,
+    interrupted: Callable[[], None] | None = None,
 ) -> Iterator[Outcome]:
     """Judge suspects in `jobs` threads; each writes its outcomes to the CSV file `out` as soon as they are there.
 
     What that file already has is not asked again, but for suspects that could not be completed, and files that are
     others now: of several rows the last counts. Outcomes come in the order in which they are ready; only those under
-    way are held in memory. Interrupted, it waits for these, as their answers have been asked for.
+    way are held in memory. Interrupted, it calls `interrupted` and waits for these, as their answers have been asked
+    for.
     """
     check(access, fingerprint.spec)
     campaign = campaign_of(fingerprint, access)
@@ -151,6 +153,10 @@ def judge_all(
                 if progress is not None:
                     progress(1)
                 yield each.result()
+    except KeyboardInterrupt:
+        if interrupted is not None:
+            interrupted()
+        raise
     finally:
         try:
             pool.shutdown(cancel_futures=True)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from metav.access import Access
 from metav.cli_options import File, at_least_one
-from metav.console import output, progress_bar
+from metav.console import complain, output, progress_bar
 from metav.errors import UsageError
 
 if TYPE_CHECKING:
@@ -130,7 +130,14 @@ def _all(found: Fingerprint, suspects: Path, access: Access, ledgers: Path | Non
     table = Table("suspect", "verdict", "matching rate", "remarks")
     with progress_bar("suspects", total) as progress:
         for outcome in judge_all(
-            found, listed(suspects), access, out=out, ledgers=ledgers, jobs=jobs, progress=progress
+            found,
+            listed(suspects),
+            access,
+            out=out,
+            ledgers=ledgers,
+            jobs=jobs,
+            progress=progress,
+            interrupted=lambda: complain(f"interrupted: the suspects that are being asked are still written to {out}."),
         ):
             counts[outcome.word] += 1
             row = outcome.row()
