@@ -28,7 +28,12 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2000)
     options = parser.parse_args()
     for file in options.files:
-        print(f"\n{file}\n\n" + line("", "AUC", "95 % over suspects", "accused at most", "share of strangers below"))
+        print(
+            f"\n{file}\n\n"
+            + line(
+                "", "AUC", "95 % over suspects", "accused in the worst fingerprint", "share accused, 95 % upper bound"
+            )
+        )
         print("|---" * 5 + "|")
         scores = pd.read_csv(file, keep_default_na=False)
         whole = scores[scores["view"] == ""]

@@ -77,7 +77,8 @@ def bench(
 ) -> int:
     """Build what is missing of a scenario's zoo, construct fingerprints, and judge suspects they have not seen.
 
-    Interrupted or killed, it goes on where it was. With paper as the scenario: all benchmarks of the paper.
+    Interrupted or killed, it goes on where it was. With paper as the scenario: all benchmarks of the paper; then it
+    takes --only, --profile, --out, --data, --jobs and --again.
     """
     if scenario == "paper":
         fixed = (scheme, queries, models, left_out, zoo, None if repeats == 5 else repeats, snapshots or None)
@@ -156,6 +157,7 @@ def fingerprint(
     profile: ProfileName = "cpu",
     queries: Queries = 100,
     seed: Seed = 0,
+    snapshots: Snapshots = False,
     out: File,
     zoo: ZooPath = None,
     data: DataPath = None,
@@ -172,7 +174,8 @@ def fingerprint(
     a_file(out, "fp.safetensors")
     if not 0 <= seed < 2**32:
         raise UsageError(f"expected --seed of at least 0 and below 2**32, got {seed}: give another number.")
-    found = open_zoo(scenario, profile, zoo, data, cohort=schemes.get(scheme).needs.cohort)
+    cohort = schemes.get(scheme).needs.cohort
+    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort)
     benchmark.require(found, scheme)
     found.prepare()
     make_folder(out.parent)
@@ -206,7 +209,8 @@ def schemes_() -> int:
             "gradients" if needs.gradients else "answers",
             "independent models, teachers, thefts from target and teachers"
             if needs.cohort
-            else ("stolen and independent models" if needs.suspects else "target, independent models"),
+            else ("stolen and independent models" if needs.suspects else "target, independent models")
+            + (", snapshots (--snapshots)" if needs.snapshots else ""),
             "images of the task" if needs.images else ("examples of the task" if needs.data else "none needed"),
         )
     output().print(table)

@@ -51,7 +51,8 @@ def write(folder: Path, page: Path | None = None) -> Path:
         "Pan et al., MetaV, KDD 2022, sections 5 and 6, on zoos of the same composition (Table 3) and our own "
         "training. `metav` is Algorithm 1 to the letter. Means over repetitions ± half of the 95 % interval, test "
         "suspects alone; the paper's figure is beside ours where it gives one in numbers. Suspects that were made "
-        "from one another are never on both sides of a split.",
+        "from one another are never on both sides of a split. Seconds are of the run as it was, two fingerprints at a "
+        "time, whatever else the machine did.",
     ]
     for scenario in paper.SCENARIOS:
         parts = [f"{scenario}{part}" for part in ("", "-learning", "-queries", "-models")]
@@ -97,7 +98,7 @@ def _origin(row: Mapping[str, Any], link: str, file: str = "report.md") -> list[
     machine = f"{environment['processor']}, {environment['cores']} cores"
     return [
         f"[All figures]({link}{file}): {environment['date']}, {machine}, torch {environment['torch']}, "
-        f"commit {commit}, seeds {', '.join(map(str, row['seeds']))}.",
+        f"commit {commit}, {len(row['seeds'])} repetitions (seeds {', '.join(map(str, row['seeds']))}).",
         "",
         "```",
         row["command"],

@@ -17,7 +17,7 @@ from typing import Any
 
 from metav.errors import MetavError, UsageError, unknown
 from metav.scenarios import fashion, skin, warfarin
-from metav.scenarios.base import PROFILES, Profile, Scenario, Suspect
+from metav.scenarios.base import PROFILES, Merit, Profile, Scenario, Suspect
 from metav.scenarios.task import Task
 
 SCENARIOS: dict[str, Callable[[Profile], Scenario]] = {
@@ -90,4 +90,4 @@ def _reduce(scenario: Scenario) -> Any:
 
 copyreg.pickle(Scenario, _reduce)
 
-__all__ = ["PROFILES", "SCENARIOS", "Profile", "Scenario", "Suspect", "load"]
+__all__ = ["PROFILES", "SCENARIOS", "Merit", "Profile", "Scenario", "Suspect", "load"]
