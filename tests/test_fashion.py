@@ -256,15 +256,17 @@ def test_idx_files_are_read_plain_and_compressed(tmp_path):
         assert np.array_equal(fashion_data.read_idx(tmp_path, name, (2, 3, 4)), values)
 
 
-@pytest.mark.parametrize("damage", ["cut", "magic", "axes", "empty", "gzip"])
+@pytest.mark.parametrize("damage", ["cut", "magic", "axes", "empty", "gzip", "block"])
 def test_a_damaged_file_is_one_sentence(tmp_path, damage):
     path = tmp_path / "images"
     values = np.zeros((2, 3, 4), dtype=np.uint8)
     write_idx(path, values.reshape(3, 2, 4) if damage == "axes" else values, 0x900 if damage == "magic" else None)
     content = path.read_bytes()
-    if damage == "gzip":
+    if damage in ("gzip", "block"):
         path.unlink()
-        (tmp_path / "images.gz").write_bytes(gzip.compress(content)[:-9])
+        packed = gzip.compress(content)
+        packed = packed[:-9] if damage == "gzip" else packed[:10] + b"\xff" + packed[11:]
+        (tmp_path / "images.gz").write_bytes(packed)
     elif damage in ("cut", "empty"):
         path.write_bytes(content[:-1] if damage == "cut" else b"")
     with pytest.raises(

@@ -19,7 +19,7 @@ CASES = [
     case
     for case in product((1, 2, 3, 4), (1, 3, 6), (1, 2, 3), (1, 2), (0, 1))
     if min(case[:2]) + 2 * case[4] >= case[2] and case[4] < case[2]
-] + [(13, 12, 7, 2, 3), (12, 13, 7, 2, 0), (16, 15, 11, 4, 2), (5, 6, 2, 3, 0)]
+] + [(13, 12, 7, 2, 3), (12, 13, 7, 2, 0), (16, 15, 11, 4, 2), (5, 6, 2, 3, 0), (2, 2, 1, 1, 1)]
 
 
 @pytest.mark.parametrize(("height", "width", "kernel", "stride", "padding"), CASES)

@@ -148,3 +148,24 @@ def test_a_curve_that_fails_does_not_stop_the_others(smoke_zoo, tmp_path, monkey
     assert "got ValueError (no luck): see its traceback in failures.txt." in failures[0].error
     assert learning.curves(smoke_zoo, wanted, jobs=1)[0] == rows
     assert asked == [0, 1, 0]
+
+
+def test_again_forgets_what_was_kept_of_its_parts_alone(smoke_zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("METAV_HOME", str(tmp_path))
+    parts, zoos = (
+        paper.plan("smoke", ["warfarin-main", "warfarin-queries", "warfarin-learning"]),
+        {"warfarin": smoke_zoo},
+    )
+    for part in parts:
+        for file in cells.paths(smoke_zoo, running.planned(part, smoke_zoo)).values():
+            file.result.parent.mkdir(parents=True, exist_ok=True)
+            for kept in (file.result, file.fingerprint, learning.kept(file.result)):
+                kept.write_text("[]")
+    counts = {part.name: len(running.missing(part, smoke_zoo)) for part in parts}
+    assert set(counts.values()) == {0}
+    running.forget(parts[-1:], zoos)
+    after = {part.name: len(running.missing(part, smoke_zoo)) for part in parts}
+    assert after[parts[-1].name] == len(running.planned(parts[-1], smoke_zoo))
+    running.forget(parts, zoos)
+    assert all(len(running.missing(part, smoke_zoo)) == len(running.planned(part, smoke_zoo)) for part in parts)
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import tiny
 from metav.stacks import ACTIVATIONS, stackable, together
@@ -44,3 +46,40 @@ def test_gradients_reach_the_inputs():
     (found,) = torch.autograd.grad(together(models)(x).square().sum(), x)
     (expected,) = torch.autograd.grad(sum(model(x).square().sum() for model in models), x)
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+class Doubled(nn.Sequential):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Bent(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).square()
+
+
+def shared(seed: int) -> nn.Module:
+    with seeded(seed):
+        bend = nn.ReLU()
+        return nn.Sequential(nn.Linear(5, 7), bend, nn.Linear(7, 6), bend, nn.Linear(6, 2))
+
+
+def other(seed: int, kind: type[nn.Module], last: type[nn.Linear], norm=lambda layer: layer) -> nn.Module:
+    with seeded(seed):
+        return kind(nn.Linear(5, 7), nn.ReLU(), norm(last(7, 2)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        shared,
+        partial(other, kind=Doubled, last=nn.Linear),
+        partial(other, kind=nn.Sequential, last=Bent),
+        partial(other, kind=nn.Sequential, last=nn.Linear, norm=weight_norm),
+        partial(other, kind=nn.Sequential, last=nn.Linear, norm=torch.nn.utils.weight_norm),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_what_only_looks_like_a_perceptron_answers_for_itself(make):
+    models, x = [tiny.frozen(make(seed)) for seed in range(3)], torch.randn(4, 5)
+    assert torch.equal(together(models)(x), torch.stack([model(x) for model in models]))

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from metav.errors import IntegrityError, StorageError
+from metav.errors import IntegrityError, MetavError, StorageError
 from metav.zoo import Zoo
 
 _MEND = "export the zoo again."
@@ -36,9 +36,9 @@ def export(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None) 
                 if progress is not None:
                     progress(1)
         temporary.replace(path)
+    except StorageError:
+        raise
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
         raise StorageError(
             f"expected to write {str(path)!r}, got {error.strerror!r}: choose a folder you may write to."
         ) from error
@@ -102,7 +102,9 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
             yield archive
     except FileNotFoundError as error:
         raise StorageError(f"expected an archive at {str(path)!r}, got no such file: check the path.") from error
-    except (tarfile.TarError, EOFError) as error:
+    except MetavError:
+        raise
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
         raise IntegrityError(
             f"expected an archive of metav zoo export in {str(path)!r}, got {error}: {_MEND}"
         ) from error

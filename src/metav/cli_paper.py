@@ -18,7 +18,7 @@ def bench_paper(
 ) -> int:
     """Run all benchmarks of the paper, or some of them, and write the page that shows them.
 
-    Interrupted or killed, it goes on where it was.
+    Interrupted or killed, it goes on where it was; with `again` from nothing.
     """
     from metav import paper, report, schemes
     from metav.paper import page, running
@@ -37,7 +37,9 @@ def bench_paper(
         zoos[scenario].prepare()
         fill(zoos[scenario], jobs)
     pace, failed = running.Pace(), 0
-    for part in () if again else parts:
+    if again:
+        running.forget(parts, zoos)
+    for part in parts:
         pace.recall(part, zoos[part.scenario])
     for index, part in enumerate(parts):
         zoo = zoos[part.scenario]
@@ -46,7 +48,7 @@ def bench_paper(
             f"Part {index + 1} of {len(parts)}, {part.name} ({part.shows}); {pace.left(work, jobs)}.", soft_wrap=True
         )
         with progress_bar(part.name, len(running.planned(part, zoo))) as progress:
-            found, failures = running.run(part, zoo, folder, command_line(), jobs=jobs, again=again, progress=progress)
+            found, failures = running.run(part, zoo, folder, command_line(), jobs=jobs, progress=progress)
         pace.note(part.scenario, found)
         failed += len(failures)
         report.lost(folder / part.name, failures)

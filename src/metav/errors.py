@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -52,6 +53,15 @@ class EndpointError(MetavError, ConnectionError):
     def __init__(self, message: str, *, passing: bool = False, after: float | None = None) -> None:
         super().__init__(message)
         self.passing, self.after = passing, after
+
+
+def described(error: Exception) -> str:
+    """An error that nobody foresaw, in words: kind, message, and the file and line where it happened."""
+    text = f"{type(error).__name__} ({' '.join(str(error).split())[:200]})"
+    if isinstance(error, SyntaxError):
+        return f"{text} in {error.filename}, line {error.lineno}"
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if "importlib" not in each.filename]
+    return f"{text} in {frames[-1].filename}, line {frames[-1].lineno}" if frames else text
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -46,7 +46,6 @@ def write(
     """Write all files into `folder`, and return the rows of results.json, with the arguments of `results.rows`."""
     rows = results.rows(scenario, cells, command, lacking, failures)
     scores = results.frame(cells)
-    write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
     write_atomic(folder / "splits.json", (json.dumps(results.splits(scenario, cells), indent=1) + "\n").encode())
     write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.9g").encode())
     used, swept = [row for row in rows if row["by_lineage"]], results.swept(rows)
@@ -57,6 +56,7 @@ def write(
     for name, figure in zip(names, drawn, strict=True):
         figures.save(figure, folder, name)
     write_atomic(folder / "report.md", markdown(rows, names).encode())
+    write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())  # last: all is there with it
     return rows
 
 

@@ -38,10 +38,15 @@ def in_batches(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def stackable(model: nn.Module) -> bool:
-    """Whether a model is a multi-layer perceptron that `batched_mlp` can compute."""
-    if not isinstance(model, nn.Sequential):
+    """Whether a model is a multi-layer perceptron that `batched_mlp` can compute, each of its modules used once."""
+    if type(model) is not nn.Sequential or len(model) > len(list(model.children())):
         return False
-    return all(isinstance(m, ACTIVATIONS) or (isinstance(m, nn.Linear) and m.bias is not None) for m in model)
+    return all(type(each) in ACTIVATIONS or _plain(each) for each in model)
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Whether a layer is torch's linear one, with a bias, and has no other parameters (of a weight norm, say)."""
+    return type(layer) is nn.Linear and {name for name, _ in layer.named_parameters()} == {"weight", "bias"}
 
 
 def stack_parameters(models: Sequence[nn.Module]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +21,11 @@ from torch import nn
 
 from metav import engine
 from metav.checkpoint import Checkpoint
-from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
+from metav.errors import IntegrityError, MetavError, SettingsError, StorageError, described
 from metav.scenarios import Scenario
 from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors, write_atomic
 from metav.suspects import Draft, Lineage
+from metav.suspects.distillation import Distillation
 from metav.suspects.facade import Change
 from metav.suspects.independent import Independent, Ready
 
@@ -136,8 +138,8 @@ class Zoo:
         """Weights and record of a suspect; it is there when both are."""
         return self._weights(lineage), self._record(lineage)
 
-    def _mend(self, path: Path) -> str:
-        return f"delete {path.name} there and run metav zoo build {self.scenario.name} again."
+    def _mend(self, name: str) -> str:
+        return f"delete {name} there and run metav zoo build {self.scenario.name} again."
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -206,7 +208,7 @@ class Zoo:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(
                 f"expected the record of {lineage} in {str(path)!r}, got a truncated, edited or foreign file: "
-                f"{self._mend(path)}"
+                f"{self._mend(path.name)}"
             ) from error
 
     def load(self, lineage: str) -> nn.Module:
@@ -219,7 +221,7 @@ class Zoo:
         """
         record = self.record(lineage)
         path = self._weights(lineage)
-        mend = self._mend(path).replace(path.name, f"{path.stem}.*")
+        mend = self._mend(f"{path.stem}.*")
         tensors, meta = load_tensors(path, mend)
         if meta["digest"] != record.digest or meta["lineage"] != self.scenario.lineage(lineage).text:
             raise IntegrityError(
@@ -232,10 +234,10 @@ class Zoo:
 
     def _shell(self, lineage: Lineage) -> nn.Module:
         """A model of a lineage's architecture, without weights that mean anything, behind what changes its answers."""
-        if isinstance(lineage.step, Change):
-            assert lineage.parent is not None  # noqa: S101 (only a new model has no parent)
-            return lineage.step.wrap(self._shell(self.scenario.lineage(lineage.parent)))
-        return self.scenario.make(lineage.architecture)()
+        if lineage.parent is None or isinstance(lineage.step, Distillation):
+            return self.scenario.make(lineage.architecture)()
+        shell = self._shell(self.scenario.lineage(lineage.parent))
+        return lineage.step.wrap(shell) if isinstance(lineage.step, Change) else shell
 
     def verify(self) -> list[str]:
         """Check every suspect; return one sentence for each that is missing or damaged."""
@@ -342,7 +344,25 @@ class Zoo:
 
 
 def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
-    """Train a group, and write those of its members that are missing."""
+    """Train a group, and write those of its members that are missing; whatever fails is told with a name.
+
+    Raises
+    ------
+    MetavError
+        A model could not be trained or judged.
+    """
+    try:
+        _train(zoo, group)
+    except MetavError:
+        raise
+    except Exception as error:
+        whose = group[0] if len(group) == 1 else f"{group[0]} and {len(group) - 1} more"
+        raise MetavError(
+            f"expected to train {whose}, got {described(error)}: correct it, and run the same command again."
+        ) from error
+
+
+def _train(zoo: Zoo, group: Sequence[str]) -> None:
     with FileLock(zoo.folder / "locks" / zoo.identity(group[0])):
         missing = [lineage for lineage in group if not zoo.whole(lineage)]
         if not missing:
@@ -358,9 +378,10 @@ def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
         zoo.scenario.fit(drafts, parts)
         seconds = (time.perf_counter() - start) / len(group)
         models = dict(zip(group, (draft.model for draft in drafts), strict=True))
-        target = models["target"] if "target" in models else zoo.load("target")
+        target = zoo.load("target") if zoo.has("target") else models["target"]
         for text in missing:
-            _save(zoo, text, models[text], target, seconds)
+            if not zoo.has(text):  # only its snapshots may be missing; others were made from it as it is
+                _save(zoo, text, models[text], target, seconds)
             draft = drafts[group.index(text)]
             earlier = deepcopy(draft.model) if draft.snapshots else draft.model  # the model may be the target itself
             for snapshot, epochs in zip(zoo.snapshots(text), draft.snapshots, strict=True):
@@ -386,12 +407,18 @@ def _draft(zoo: Zoo, lineage: Lineage, together: str) -> Draft:
 
 def _save(zoo: Zoo, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:
     meta = {"lineage": text, "architecture": zoo.scenario.lineage(text).architecture}
+    quality = {k: float(v) for k, v in zoo.scenario.quality(model, target, zoo.scenario.parts["test"]).items()}
+    if not all(map(math.isfinite, quality.values())):
+        raise MetavError(
+            f"expected finite figures of quality of {text}, got {quality}: its training did not converge, or the "
+            "figures do not fit the task; lower the learning rate, or correct them."
+        )
     digest = save_tensors(zoo._weights(text), model.state_dict(), meta)
     record = Record(
         lineage=text,
         digest=digest,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         seconds=round(seconds, 4),
-        quality=zoo.scenario.quality(model, target, zoo.scenario.parts["test"]),
+        quality=quality,
     )
     write_atomic(zoo._record(text), json.dumps({**asdict(record), "seal": record.seal()}, indent=1).encode())

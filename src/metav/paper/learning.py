@@ -26,17 +26,15 @@ def curves(
     wanted: Sequence[Cell],
     *,
     jobs: int = 2,
-    again: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], list[Failure]]:
     """A row for each cell and point: iterations, seconds, loss, ARUC and AUC on the test half.
 
     The seconds are those of learning alone, without loading and testing. Curves that an earlier run has computed, on
-    the same zoo by the same code, are taken from where it kept them, unless `again`. One that fails does not stop the
-    others.
+    the same zoo by the same code, are taken from where it kept them. One that fails does not stop the others.
     """
     found = engine.map(
-        partial(_kept, zoo, again), wanted, jobs=jobs, progress=None if progress is None else lambda _: progress(1)
+        partial(_kept, zoo), wanted, jobs=jobs, progress=None if progress is None else lambda _: progress(1)
     )
     rows = [row for each in found if not isinstance(each, Failure) for row in each]
     return rows, [each for each in found if isinstance(each, Failure)]
@@ -47,9 +45,9 @@ def kept(result: Path) -> Path:
     return result.with_suffix(".learning.json")
 
 
-def _kept(zoo: Zoo, again: bool, cell: Cell) -> list[dict[str, Any]] | Failure:
+def _kept(zoo: Zoo, cell: Cell) -> list[dict[str, Any]] | Failure:
     file = kept(cells.path(zoo, cell))
-    found = [] if again else _read(file)
+    found = _read(file)
     if found:
         return found
     try:

@@ -28,6 +28,14 @@ def missing(part: Part, zoo: Zoo) -> list[Cell]:
     return [cell for cell, file in kept.items() if not (learning.kept(file) if part.learning else file).exists()]
 
 
+def forget(parts: Sequence[Part], zoos: Mapping[str, Zoo]) -> None:
+    """Remove what earlier runs have kept of some parts."""
+    for part in parts:
+        for each in cells.paths(zoos[part.scenario], planned(part, zoos[part.scenario])).values():
+            for file in (each.result, each.fingerprint, learning.kept(each.result)):
+                file.unlink(missing_ok=True)
+
+
 def work(parts: Sequence[Part], zoos: Mapping[str, Zoo]) -> dict[str, list[Cell]]:
     """What is missing of some parts, by scenario: a cell that two of them share once, learning curves apart."""
     found: dict[str, list[Cell]] = {}
@@ -44,13 +52,12 @@ def run(
     command: str,
     *,
     jobs: int,
-    again: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[CellResult], list[Failure]]:
     """Run a part on a zoo that is built, and write what `metav bench` writes into a folder of its name below `out`."""
     folder = make_folder(out / part.name)
     if part.learning:
-        rows, failures = learning.curves(zoo, planned(part, zoo), jobs=jobs, again=again, progress=progress)
+        rows, failures = learning.curves(zoo, planned(part, zoo), jobs=jobs, progress=progress)
         if not rows:
             return [], failures
         facts = {
@@ -69,7 +76,6 @@ def run(
         queries=part.queries,
         models=part.models,
         jobs=jobs,
-        again=again,
         progress=progress,
         failed=failures.append,
     )

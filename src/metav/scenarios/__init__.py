@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import copyreg
 import sys
-import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from metav.errors import MetavError, UsageError, unknown
+from metav.errors import MetavError, UsageError, described, unknown
 from metav.scenarios import fashion, skin, warfarin
 from metav.scenarios.base import PROFILES, Merit, Profile, Scenario, Suspect
 from metav.scenarios.task import Task
@@ -63,23 +62,13 @@ def _task(path: str) -> Task:
     except MetavError:  # of a task's settings
         raise
     except Exception as error:
-        place = _place(error)
-        if place:
-            raise UsageError(
-                f"expected a metav.Task at {path!r}, got {type(error).__name__} ({error}) in {place}: correct it."
-            ) from error
-        raise UsageError(f"expected package.module:task, got {path!r} ({error}): check both names.") from error
+        what = described(error)
+        if f"in {__file__}," in what:  # the module, or its task, is missing
+            raise UsageError(f"expected package.module:task, got {path!r} ({error}): check both names.") from error
+        raise UsageError(f"expected a metav.Task at {path!r}, got {what}: correct it.") from error
     if not isinstance(made, Task):
         raise UsageError(f"expected a metav.Task at {path!r}, got {type(made).__name__}: see metav.Task.")
     return made
-
-
-def _place(error: Exception) -> str:
-    """File and line of a user's module where an error happened; empty where the module, or its task, is missing."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}"
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if "importlib" not in each.filename]
-    return "" if frames[-1].filename == __file__ else f"{frames[-1].filename}, line {frames[-1].lineno}"
 
 
 def _reduce(scenario: Scenario) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def read_idx(folder: Path, name: str, shape: tuple[int, ...]) -> NDArray[np.uint
         values = np.frombuffer(content, np.uint8, offset=4 * (1 + len(shape)))
         if magic != 0x800 + len(shape) or tuple(sizes) != shape or len(values) != np.prod(shape):
             raise ValueError(f"{len(values)} bytes with axes {tuple(sizes)}")
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise IntegrityError(
             f"expected FashionMNIST's file of bytes {shape} at {str(path)!r}, got {error}: "
             "delete it and fetch it again."

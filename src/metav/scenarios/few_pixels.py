@@ -31,7 +31,7 @@ class Convolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """The answers of `nn.Conv2d`, to rounding."""
         size = x.shape[2:]
-        if self.kernel_size == (1, 1) and self.stride == (1, 1) and size.numel() <= FEW:
+        if self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0) and size.numel() <= FEW:
             return linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
         if x.requires_grad and self._meets_colours(size):
             return self._by_depth(x, self.stride[0])
@@ -110,14 +110,10 @@ class Convolution(nn.Conv2d):
 
 
 def fast(net: nn.Module) -> nn.Module:
-    """Let the plain convolutions of `net` be `Convolution`s, in place; the weights and their names stay.
-
-    The weights are laid out pixel by pixel (channels last), as the images are.
-    """
+    """Let the plain convolutions of `net` be `Convolution`s, in place; the weights and their names stay."""
     for module in net.modules():
         if type(module) is nn.Conv2d and _plain(module):
             module.__class__ = Convolution
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     return net
 
 
@@ -126,7 +122,8 @@ def trimmed(model: nn.Module, x: Tensor) -> Iterator[None]:
     """Inside, kernels that meet images `x` (n, ...) at one place are no larger than what they meet of them.
 
     A training neither copies nor moves the rest, which has no gradient: in a ResNet-18 of 32 pixels 7 of 11 million
-    weights. Parameters are others inside, of the same names; `state_dict` has the whole kernels all the same.
+    weights. Weight decay leaves it alone too. All kernels are laid out pixel by pixel (channels last). Parameters are
+    others inside, of the same names; `state_dict` has the whole kernels all the same.
     """
     found = [module for module in model.modules() if isinstance(module, Convolution)]
     sizes: dict[Convolution, Sequence[int]] = {}
@@ -139,6 +136,7 @@ def trimmed(model: nn.Module, x: Tensor) -> Iterator[None]:
     for hook in hooks:
         hook.remove()
     for module, size in sizes.items():
+        module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
         module.trim(size)
     try:
         yield

@@ -78,7 +78,9 @@ def _download() -> Path:
     try:
         from torchvision.datasets.utils import download_url
 
-        download_url(URL, str(data.cache()), FILE, OFFICIAL_MD5)
+        part = f"{FILE}.{os.getpid()}"  # found as FILE only when it is whole
+        download_url(URL, str(data.cache()), part, OFFICIAL_MD5)
+        (data.cache() / part).replace(data.cache() / FILE)
     except (ImportError, OSError, RuntimeError) as error:
         given = os.environ.get("METAV_DATA")
         raise StorageError(

@@ -31,6 +31,7 @@ from metav.scenarios.task_models import (
     with_discriminator,
 )
 from metav.spec import Model, Spec
+from metav.stacks import stackable
 from metav.storage import canonical_json, digest
 from metav.suspects import Draft
 from metav.suspects.base import Resettable, layers, seeded
@@ -189,9 +190,15 @@ class Task:
             merit=self.merit or MERIT[kind],
             method=f"{METHOD[kind] if self.fit is None else 'the task its own'}; made of {self._made_of(models)}",
             data=f"the task {self.name}",
-            group=16 if self.fit is None and kind != "images" else 1,
+            group=16 if self._stackable() else 1,
             cohort=self._cohort(smoke) if self.teachers else None,
         )
+
+    def _stackable(self) -> bool:
+        """Whether all its models are trained side by side; others are written one by one, so that a kill loses one."""
+        with seeded(0):
+            models = [self._wrapped(self.target), *(self._made(make) for make in self.architectures.values())]
+        return self.fit is None and all(map(stackable, models))
 
     def _made_of(self, given: Mapping[str, nn.Module]) -> str:
         """Names models, training and answers: other ones give other suspects, and so another zoo."""
@@ -261,7 +268,8 @@ class Task:
         return self._wrapped(model)
 
     def _made(self, make: Callable[[], nn.Module]) -> nn.Module:
-        return self._wrapped(make())
+        with torch.device("cpu"):  # where a zoo reads shapes alone, others' constructors may want values
+            return self._wrapped(make())
 
     def _anew(self) -> nn.Module:
         """The target's architecture with new weights."""
