@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from metav import Part, Spec, Task
+from metav import Part, Spec, Task, engine
 from metav.errors import MetavError
 from metav.scenarios import Merit
 from metav.zoo import Zoo
@@ -131,3 +131,25 @@ def test_what_is_done_to_a_model_behind_a_facade_can_be_read(tail, tmp_path):
     zoo.build(jobs=1)
     assert zoo.load(suspect.lineage)(zoo.scenario.parts["test"].x).shape == (40, 2)
     assert zoo.verify() == []
+
+
+def test_models_are_trained_where_the_device_is_and_kept_on_the_cpu(tmp_path, monkeypatch):
+    """On a device without values, as there may be no other here: shapes are learnt from there, and nothing else."""
+    there = torch.device("meta")
+    scenario, met = task().scenario("smoke"), []
+
+    def learn(drafts, parts):
+        met.extend(
+            tensor.device
+            for draft in drafts
+            for tensor in (*draft.model.parameters(), *(draft.teacher.parameters() if draft.teacher else ()))
+        )
+        met.extend(tensor.device for part in parts.values() for tensor in (part.x, part.y))
+        for draft in drafts:
+            draft.model, draft.teacher = network(), None
+
+    monkeypatch.setattr(engine, "device", lambda: there)
+    zoo = Zoo(replace(scenario, fit=learn), tmp_path / "zoo")
+    zoo.build(jobs=1)
+    assert set(met) == {there}
+    assert {each.device.type for each in zoo.load("target").parameters()} == {"cpu"}

@@ -121,7 +121,7 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe, codes
     for epoch in range(done, training.until or training.epochs):
         with seeded(training.seed * training.epochs + epoch):  # of dropout
             for batch in torch.randperm(len(part.y), generator=generator).split(training.batch):
-                z = codes(part, len(batch), generator)
+                z = codes(part, len(batch), generator).to(part.y.device)
                 fake = gan.generator(z)
                 loss = torch.zeros(())
                 if not draft.unlabelled:

@@ -42,6 +42,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def device() -> torch.device:
+    """Where models are trained: CUDA, if there is one. All else is computed, and all tensors are kept, on the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _call(function: Callable[[Item], Result], item: Item) -> Result:
     with one_thread():
         return function(item)

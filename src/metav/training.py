@@ -33,6 +33,10 @@ class Part:
     x: Tensor
     y: Tensor
 
+    def to(self, device: torch.device) -> Part:
+        """The same examples there."""
+        return Part(x=self.x.to(device), y=self.y.to(device))
+
 
 def direct(model: nn.Module, x: Tensor) -> Tensor:
     """Outputs of `model` on `x`."""

@@ -371,11 +371,16 @@ def _train(zoo: Zoo, group: Sequence[str]) -> None:
         together = "+".join(zoo.identity(text) for text in group)  # a stack's state is that of all its members
         drafts = [_draft(zoo, zoo.scenario.lineage(text), together) for text in group]
         data = {draft.training.data for draft in drafts if draft.training is not None}
+        device = engine.device()
         parts = {**zoo.scenario.parts, **{name: zoo.scenario.part(name) for name in data}}
+        parts = {name: part.to(device) for name, part in parts.items()}
         for draft in drafts:
+            draft.to(device)
             if draft.prepare is not None and draft.training is not None:
                 draft.prepare(parts[draft.training.data].x)
         zoo.scenario.fit(drafts, parts)
+        for draft in drafts:
+            draft.to(torch.device("cpu"))
         seconds = (time.perf_counter() - start) / len(group)
         models = dict(zip(group, (draft.model for draft in drafts), strict=True))
         target = zoo.load("target") if zoo.has("target") else models["target"]

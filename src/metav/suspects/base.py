@@ -88,7 +88,13 @@ class Draft:
     def keep(self, epochs: int, state: Mapping[str, Tensor]) -> None:
         """Copy the model's `state` after so many epochs, if it is among `snapshots`."""
         if epochs in self.snapshots:
-            self.kept[epochs] = {name: tensor.detach().clone() for name, tensor in state.items()}
+            self.kept[epochs] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+    def to(self, device: torch.device) -> None:
+        """Move the model, and its teacher."""
+        for model in (self.model, self.teacher):
+            if model is not None:
+                model.to(device)
 
 
 @runtime_checkable
