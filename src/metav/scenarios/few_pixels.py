@@ -126,8 +126,8 @@ def trimmed(model: nn.Module, x: Tensor) -> Iterator[None]:
     others inside, of the same names; `state_dict` has the whole kernels all the same.
     """
     found = [module for module in model.modules() if isinstance(module, Convolution)]
-    sizes: dict[Convolution, Sequence[int]] = {}
-    hooks = [each.register_forward_pre_hook(lambda m, args: sizes.update({m: args[0].shape[2:]})) for each in found]
+    sizes: dict[nn.Module, set[torch.Size]] = {module: set() for module in found}
+    hooks = [each.register_forward_pre_hook(lambda m, args: sizes[m].add(args[0].shape[2:])) for each in found]
     training = {module: module.training for module in model.modules()}
     with torch.no_grad():
         model.eval()(x)
@@ -135,14 +135,15 @@ def trimmed(model: nn.Module, x: Tensor) -> Iterator[None]:
         module.training = flag
     for hook in hooks:
         hook.remove()
-    for module, size in sizes.items():
-        module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-        module.trim(size)
+    for each in found:
+        each.weight.data = each.weight.data.contiguous(memory_format=torch.channels_last)
+        if len(sizes[each]) == 1:
+            each.trim(*sizes[each])
     try:
         yield
     finally:
-        for module in sizes:
-            module.restore()
+        for each in found:
+            each.restore()
 
 
 def _pixel_by_pixel(x: Tensor) -> Tensor:

@@ -169,6 +169,9 @@ class Task:
         )
         with seeded(0):  # of a discriminator
             models = {"target": self._wrapped(self.target), **{n: self._ready(n, m) for n, m in self.negatives.items()}}
+        with seeded(0):
+            made = {name: make() for name, make in self.architectures.items()}
+        side_by_side = self.fit is None and kind == "regression" and all(map(stackable, (self.target, *made.values())))
         usual = partial(training.fit, objective=objective)
         if kind == "images":
             usual = partial(adversarial.fit, recipe=GAN, codes=adversarial.given)
@@ -188,23 +191,15 @@ class Task:
             fit=self.fit or usual,
             quality=self.quality or QUALITY[kind],
             merit=self.merit or MERIT[kind],
-            method=f"{METHOD[kind] if self.fit is None else 'the task its own'}; made of {self._made_of(models)}",
+            method=f"{METHOD[kind] if self.fit is None else 'the task its own'}; made of {self._made_of(made, models)}",
             data=f"the task {self.name}",
-            group=16 if self._stackable() else 1,
+            group=16 if side_by_side else 1,  # others are written one by one, so that a kill loses no more
             cohort=self._cohort(smoke) if self.teachers else None,
         )
 
-    def _stackable(self) -> bool:
-        """Whether all its models are trained side by side; others are written one by one, so that a kill loses one."""
-        with seeded(0):
-            models = [self._wrapped(self.target), *(self._made(make) for make in self.architectures.values())]
-        return self.fit is None and all(map(stackable, models))
-
-    def _made_of(self, given: Mapping[str, nn.Module]) -> str:
+    def _made_of(self, made: Mapping[str, nn.Module], given: Mapping[str, nn.Module]) -> str:
         """Names models, training and answers: other ones give other suspects, and so another zoo."""
         facts = [str(self.logits), *(_source(each) for each in (self.fit, self.quality) if each is not None)]
-        with seeded(0):
-            made = {name: make() for name, make in self.architectures.items()}
         for name, model in sorted({**made, **given}.items()):
             own = {type(each) for each in model.modules() if type(each).__module__.split(".")[0] not in LIBRARIES}
             facts += [name, str(model), digest(model.state_dict(), {}), *sorted(_source(each) for each in own)]
