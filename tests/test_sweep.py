@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from metav import figures, results
 from metav.cli import main
+from metav.report import apart, slug
 
 
 def bench(zoo, out, *options):
@@ -63,3 +64,9 @@ def test_what_is_left_out_has_a_line_of_its_own():
     (ax,) = figures.sweep(rows, "queries").axes
     assert [text.get_text() for text in ax.texts] == ["metav\nWP", "metav\nFT"]
     assert ax.lines[0].get_xydata().tolist() == [[10, 0.9], [20, 0.9]]
+
+
+def test_figures_whose_names_are_alike_have_files_of_their_own():
+    names = [slug(f"warfarin-metav, without {name}") for name in ("A", "B", "a")]
+    assert names == ["warfarin-metav-without-a", "warfarin-metav-without-b", "warfarin-metav-without-a"]
+    assert apart(names) == ["warfarin-metav-without-a-0", "warfarin-metav-without-b", "warfarin-metav-without-a-1"]

@@ -135,8 +135,8 @@ def strips(ax: Axes, table: pd.DataFrame, families: Sequence[str], column: str) 
 def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     """ARUC against the number of `queries`, or of `models` a side (Fig. 5c, 5d, 6 and 7 of the paper), a line a scheme.
 
-    `rows` are those of results.json; bars are their 95 % intervals. The whole construction half has no place on the
-    axis of models.
+    `rows` are those of results.json; bars are their 95 % intervals, side by side where lines share a number. The whole
+    construction half has no place on the axis of models.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -157,7 +157,10 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
             shade = colour(mine[0]["scheme"])
             dash = DASHES[used.count(shade) % len(DASHES)]
             used.append(shade)
-            ax.errorbar(x, means, halves, color=shade, linewidth=1.6, linestyle=dash, elinewidth=0.8, capsize=2)
+            ax.plot(x, means, color=shade, linewidth=1.6, linestyle=dash)
+            aside = 0.006 * (len(used) - 1) * max(row[name] for row in rows)
+            at = [number + aside for number in x]
+            ax.errorbar(at, means, halves, fmt="none", color=shade, elinewidth=0.8, capsize=2)
             ends.append((means[-1], line.replace(", ", "\n").replace("(", "\n(").replace(",", ",\n"), shade))
         top = np.inf  # of the room that is left for labels, from the highest line down
         for mean, label, shade in sorted(ends, reverse=True):

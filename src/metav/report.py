@@ -49,7 +49,7 @@ def write(
     write_atomic(folder / "splits.json", (json.dumps(results.splits(scenario, cells), indent=1) + "\n").encode())
     write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.9g").encode())
     used, swept = [row for row in rows if row["by_lineage"]], results.swept(rows)
-    names = [slug(f"{scenario.name}-{name}") for name in swept or [row["title"] for row in used]]
+    names = apart([slug(f"{scenario.name}-{name}") for name in swept or [row["title"] for row in used]])
     drawn = [figures.sweep(used, name) for name in swept] or [
         figures.overview(row, results.of_row(scores, row)) for row in used
     ]
@@ -83,6 +83,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> Table:
 def slug(text: str) -> str:
     """A file name from a scheme with options."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+def apart(names: Sequence[str]) -> list[str]:
+    """Names of files, with a number where several would be the same."""
+    return [
+        name if names.count(name) == 1 else f"{name}-{names[:index].count(name)}" for index, name in enumerate(names)
+    ]
 
 
 def cell(summary: dict[str, Any] | None, digits: int = 3) -> str:
