@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property, partial
 from itertools import chain, compress
 from pathlib import Path
@@ -20,36 +17,16 @@ from filelock import FileLock
 from torch import nn
 
 from metav import engine
-from metav.checkpoint import Checkpoint
-from metav.errors import IntegrityError, MetavError, SettingsError, StorageError, described
+from metav.building import Record, build_group
+from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
 from metav.scenarios import Scenario
-from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors, write_atomic
-from metav.suspects import Draft, Lineage
+from metav.storage import canonical_json, home, load_tensors, make_folder, write_atomic
+from metav.suspects import Lineage
 from metav.suspects.distillation import Distillation
 from metav.suspects.facade import Change
-from metav.suspects.independent import Independent, Ready
 
 SNAPSHOTS = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85)  # of a training: where LiteGuard takes them from
 FORMAT = 2  # of the files, and of how models are trained: another number is another zoo
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What the zoo keeps of a suspect besides its weights.
-
-    `digest` is that of the weights; `parameters` counts them; `seconds` is its share of its group's training;
-    `quality` holds the scenario's figures, e.g. error and agreement with the target.
-    """
-
-    lineage: str
-    digest: str
-    parameters: int
-    seconds: float
-    quality: dict[str, float]
-
-    def seal(self) -> str:
-        """SHA-256 of the record, kept beside it in its file."""
-        return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()
 
 
 class Zoo:
@@ -288,7 +265,7 @@ class Zoo:
             if progress is not None:
                 progress(sum(len(group) for group in level if group not in todo))
             engine.map(
-                partial(_build_group, self),
+                partial(build_group, self),
                 todo,
                 jobs=jobs,
                 progress=None if progress is None else lambda group: progress(len(group)),
@@ -341,89 +318,3 @@ class Zoo:
             model = self.scenario.make(lineage.architecture)()
         size = sum(parameter.numel() for parameter in model.parameters())
         return float(len(group) * size * training.epochs * self.scenario.rows(training.data))
-
-
-def _build_group(zoo: Zoo, group: Sequence[str]) -> None:
-    """Train a group, and write those of its members that are missing; whatever fails is told with a name.
-
-    Raises
-    ------
-    MetavError
-        A model could not be trained or judged.
-    """
-    try:
-        _train(zoo, group)
-    except MetavError:
-        raise
-    except Exception as error:
-        whose = group[0] if len(group) == 1 else f"{group[0]} and {len(group) - 1} more"
-        raise MetavError(
-            f"expected to train {whose}, got {described(error)}: correct it, and run the same command again."
-        ) from error
-
-
-def _train(zoo: Zoo, group: Sequence[str]) -> None:
-    with FileLock(zoo.folder / "locks" / zoo.identity(group[0])):
-        missing = [lineage for lineage in group if not zoo.whole(lineage)]
-        if not missing:
-            return
-        start = time.perf_counter()
-        together = "+".join(zoo.identity(text) for text in group)  # a stack's state is that of all its members
-        drafts = [_draft(zoo, zoo.scenario.lineage(text), together) for text in group]
-        data = {draft.training.data for draft in drafts if draft.training is not None}
-        device = engine.device()
-        parts = {**zoo.scenario.parts, **{name: zoo.scenario.part(name) for name in data}}
-        parts = {name: part.to(device) for name, part in parts.items()}
-        for draft in drafts:
-            draft.to(device)
-            if draft.prepare is not None and draft.training is not None:
-                draft.prepare(parts[draft.training.data].x)
-        zoo.scenario.fit(drafts, parts)
-        for draft in drafts:
-            draft.to(torch.device("cpu"))
-        seconds = (time.perf_counter() - start) / len(group)
-        models = dict(zip(group, (draft.model for draft in drafts), strict=True))
-        target = zoo.load("target") if zoo.has("target") else models["target"]
-        for text in missing:
-            if not zoo.has(text):  # only its snapshots may be missing; others were made from it as it is
-                _save(zoo, text, models[text], target, seconds)
-            draft = drafts[group.index(text)]
-            earlier = deepcopy(draft.model) if draft.snapshots else draft.model  # the model may be the target itself
-            for snapshot, epochs in zip(zoo.snapshots(text), draft.snapshots, strict=True):
-                earlier.load_state_dict(draft.kept[epochs])
-                _save(zoo, snapshot, earlier, target, seconds=0.0)
-        for draft in drafts:
-            if draft.checkpoint:
-                draft.checkpoint.clear()
-
-
-def _draft(zoo: Zoo, lineage: Lineage, together: str) -> Draft:
-    if isinstance(lineage.step, Independent | Ready):
-        draft = lineage.step.draft(None, zoo.scenario.fresh)
-    else:
-        assert lineage.parent is not None  # noqa: S101 (only a new model has no parent)
-        draft = lineage.step.draft(zoo.load(lineage.parent), zoo.scenario.fresh)
-    kept = [zoo.scenario.lineage(snapshot).training for snapshot in zoo.snapshots(lineage.text)]
-    draft.snapshots = tuple(training.until for training in kept if training is not None)
-    if not kept:  # snapshots are held in memory until the end, so that a training that keeps some starts anew
-        draft.checkpoint = Checkpoint(zoo.folder / f"{zoo.identity(lineage.text)}.checkpoint", together)
-    return draft
-
-
-def _save(zoo: Zoo, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:
-    meta = {"lineage": text, "architecture": zoo.scenario.lineage(text).architecture}
-    quality = {k: float(v) for k, v in zoo.scenario.quality(model, target, zoo.scenario.parts["test"]).items()}
-    if not all(map(math.isfinite, quality.values())):
-        raise MetavError(
-            f"expected finite figures of quality of {text}, got {quality}: its training did not converge, or the "
-            "figures do not fit the task; lower the learning rate, or correct them."
-        )
-    digest = save_tensors(zoo._weights(text), model.state_dict(), meta)
-    record = Record(
-        lineage=text,
-        digest=digest,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        seconds=round(seconds, 4),
-        quality=quality,
-    )
-    write_atomic(zoo._record(text), json.dumps({**asdict(record), "seal": record.seal()}, indent=1).encode())
