@@ -91,6 +91,7 @@ def test_without_a_suspect_the_ledger_is_judged(file, tmp_path, capsys):
         ),
         (["http://127.0.0.1:9/v2/models/m", "--attempts", "1"], 1, "a broken connection"),
         (["a.onnx", "--suspects", "list.csv"], 2, "leave one"),
+        (["a.onnx", "--header", "Authorization=TOKEN"], 2, "expected a URL beside --header"),
         (["--suspects", "gone.csv"], 2, "expected a CSV file for --suspects"),
         (["--suspects", "gone.csv", "--jobs", "0"], 2, "--jobs of at least 1"),
         (["http://h/v2/models/m", "--header", "Authorization"], 2, "expected --header NAME=VARIABLE"),

@@ -76,6 +76,9 @@ def verify(
         )
     if suspects is None and not suspect and ledger is None:
         raise UsageError("expected a suspect, got none: give model.onnx, a URL, or the --ledger of an earlier run.")
+    how = access or Access()
+    if suspect and "://" not in suspect and (how.header or how.request or how.answer):
+        raise UsageError(f"expected a URL beside --header, --request or --answer, got {suspect!r}: leave them out.")
     from metav.fingerprint import Fingerprint
 
     with suppress(ImportError):  # its own lines on each retry; what finally fails is said
@@ -83,7 +86,6 @@ def verify(
 
         set_on_retry_hooks([])
     found = Fingerprint.load(file)
-    how = access or Access()
     if suspects is None:
         return _one(found, suspect, how, ledger, json_)
     return _all(found, suspects, how, ledger, out or Path("verdicts.csv"), jobs)

@@ -46,7 +46,7 @@ def connect(
     Raises
     ------
     UsageError
-        There is no such file, the suspect is of no known kind, or the access does not fit.
+        There is no such file, the suspect is of no known kind, or the access does not fit it.
     MissingExtraError
         A package is not installed.
     """
