@@ -32,6 +32,18 @@ def test_equals_torch(betas, transposed):
         assert torch.allclose(a, b, atol=1e-6)
 
 
+def test_equals_torch_on_kernels_that_are_stored_pixel_by_pixel():
+    kernel, gradient = torch.randn(2, 5, 4, 3, 3)
+    mine, theirs = kernel.contiguous(memory_format=torch.channels_last), kernel.clone()
+    ours, reference = Adam([mine], 0.01), torch.optim.Adam([theirs], 0.01)
+    theirs.grad = gradient
+    for _ in range(5):
+        ours.step([gradient])
+        reference.step()
+    assert mine.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(mine, theirs, atol=1e-6)
+
+
 LIGHT = """
 import sys, torch
 from metav.optim import Adam

@@ -45,10 +45,10 @@ class Adam:
         """Change the parameters by one step down their `gradients`."""
         with torch.no_grad():
             adam(
-                self.parameters,
-                [_laid_out_as(p, gradient) for p, gradient in zip(self.parameters, gradients, strict=True)],
-                self.means,
-                self.squares,
+                self._as_stored(self.parameters),
+                [gradient.contiguous() for gradient in self._as_stored(gradients)],
+                self._as_stored(self.means),
+                self._as_stored(self.squares),
                 [],
                 self.steps,
                 fused=True,
@@ -61,6 +61,16 @@ class Adam:
                 eps=1e-8,
                 maximize=False,
             )
+
+    def _as_stored(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors with their axes in the order in which their parameters are stored.
+
+        The fused kernel reads plain memory: what is laid out otherwise (channels last) it copies.
+        """
+        return [
+            tensor.permute(sorted(range(tensor.dim()), key=parameter.stride, reverse=True))
+            for tensor, parameter in zip(tensors, self.parameters, strict=True)
+        ]
 
 
 class SGD:
@@ -84,10 +94,3 @@ class SGD:
 
 
 OPTIMISERS = {"adam": Adam, "sgd": SGD}
-
-
-def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient with the strides of its parameter, as the fused kernel reads both as plain memory."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)

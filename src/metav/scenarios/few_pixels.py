@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,14 +33,14 @@ class Convolution(nn.Conv2d):
         """The answers of `nn.Conv2d`, to rounding."""
         size = x.shape[2:]
         if self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0) and size.numel() <= FEW:
-            return linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+            return linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
         if x.requires_grad and self._meets_colours(size):
             return self._by_depth(x, self.stride[0])
         rows, columns = (self._met(length, axis) for axis, length in enumerate(size))
         if rows is None or columns is None:
             return self._by_patches(x) if self._meets_few(size) else super().forward(x)
         seen = self.weight if self.whole is not None else self.weight[:, :, rows, columns]
-        image = x[:, :, : seen.shape[2], : seen.shape[3]]
+        image = x if size == seen.shape[2:] else x[:, :, : seen.shape[2], : seen.shape[3]]
         return linear(_pixel_by_pixel(image), _pixel_by_pixel(seen), self.bias)[:, :, None, None]
 
     def _meets_few(self, size: torch.Size) -> bool:
@@ -49,11 +50,10 @@ class Convolution(nn.Conv2d):
 
     def _by_patches(self, x: Tensor) -> Tensor:
         """Of all that the kernel meets at each of its places, padding too."""
-        (height, width), (rows, columns) = self.kernel_size, (int(each) for each in self.padding)
-        around = pad(x.permute(0, 2, 3, 1), (0, 0, columns, columns, rows, rows))
-        last, end = around.shape[1] - height + 1, around.shape[2] - width + 1
-        met = [around[:, i : i + last, j : j + end] for i in range(height) for j in range(width)]
-        return linear(torch.cat(met, 3), _pixel_by_pixel(self.weight), self.bias).permute(0, 3, 1, 2)
+        size = x.shape[2:]
+        pixels = pad(x.permute(0, 2, 3, 1).flatten(1, 2), (0, 0, 0, 1))
+        met = pixels.index_select(1, _pixels_met(*size, *self.kernel_size).to(x.device)).unflatten(1, (*size, -1))
+        return linear(met.flatten(3), _pixel_by_pixel(self.weight), self.bias).permute(0, 3, 1, 2)
 
     def _meets_colours(self, size: Sequence[int]) -> bool:
         """Whether strides can become channels: they are equal, and more than one, and the kernel fits the image."""
@@ -144,6 +144,14 @@ def trimmed(model: nn.Module, x: Tensor) -> Iterator[None]:
     finally:
         for each in found:
             each.restore()
+
+
+@cache
+def _pixels_met(height: int, width: int, rows: int, columns: int) -> Tensor:
+    """At each pixel, which ones a kernel about it meets, (pixels x rows x columns,); for padding their number."""
+    pixels = torch.arange(height * width).view(height, width)
+    around = pad(pixels, (columns // 2, columns // 2, rows // 2, rows // 2), value=height * width)
+    return around.unfold(0, rows, 1).unfold(1, columns, 1).flatten()
 
 
 def _pixel_by_pixel(x: Tensor) -> Tensor:
