@@ -29,7 +29,8 @@ def main() -> None:
     print(line("strangers", "scores", *map(str, SHOWN)) + "\n" + "|---" * (len(SHOWN) + 2) + "|")
     for file in options.files:
         scores = pd.read_csv(file, keep_default_na=False)
-        rates = scores[(scores.scheme == "cohort") & ~scores.positive].rate.clip(1e-12, 1 - 1e-12)
+        mine = scores.scheme.str.startswith("cohort") & ~scores.scheme.str.contains("exact") & (scores["view"] == "")
+        rates = scores[mine & ~scores.positive].rate.clip(1e-12, 1 - 1e-12)
         p = options.level * ((1 - rates) / rates) ** (1 / SLOPE)
         print(line(str(file), str(len(p)), *(f"{np.mean(p <= value):.3f}" for value in SHOWN)))
 

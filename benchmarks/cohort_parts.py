@@ -47,7 +47,7 @@ def main() -> None:
     scenario = scenarios.load(options.scenario, "cpu")
     heads = ("cohort", "models", "minutes", "paper: ARUC", "missed", "open world: AUC", "false accusations", "missed")
     table, rows = [line(*heads), "|---" * len(heads) + "|"], []
-    for name, plan, scheme in variants(scenario, paper.COHORT[options.scenario]):
+    for name, plan, scheme in variants(scenario, "cohort"):
         zoo = Zoo(replace(scenario, cohort=plan), cohort=True, open_world=True)
         zoo.build(jobs=options.jobs)
         known = {zoo.scenario.lineage(each).text for each in plan.all()} - {"target"}

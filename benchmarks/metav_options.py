@@ -1,10 +1,10 @@
-"""Which options help MetaV, judged on construction suspects alone.
+"""Which options help MetaV, judged on the construction suspects of each split.
 
     python benchmarks/metav_options.py [--scenario warfarin] [--profile cpu] [--repeats 5]
 
 In each repetition the construction half of the benchmark's split is halved once more: fingerprints are made on a
-quarter of the zoo and scored on the other; the benchmark's test suspects are not touched. Builds the zoo if it is
-not there.
+quarter of the zoo and scored on the other; test suspects of that repetition are not touched, though most are
+construction suspects of another one. Builds the zoo if it is not there.
 """
 
 from __future__ import annotations

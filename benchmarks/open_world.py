@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: results/open-world/SCENARIO.json")
     options = parser.parse_args()
     name = options.scenario
-    schemes = options.schemes or ["metav", paper.VARIANT[name], paper.COHORT[name]]
+    schemes = options.schemes or ["metav", paper.VARIANT[name], "cohort"]
     out = options.out or Path("results/open-world") / f"{name}.json"
     command = shlex.join(["python", "benchmarks/open_world.py", *sys.argv[1:]])
     rows = []

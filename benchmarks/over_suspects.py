@@ -6,7 +6,8 @@ The intervals of a report are over repetitions, all of which meet the same model
 other halves). Takes the scores that `metav bench` wrote, and prints for each scheme the mean AUC with its 95 %
 interval by bootstrap over suspects (positives and negatives each drawn with replacement), the most strangers that one
 repetition accuses, and the 95 % upper bound of the share of strangers that this leaves open (Clopper and Pearson).
-The file has nine digits of a rate, so that rates very close to 1 are ties, and an AUC may be below the report's.
+The first AUC ranks rates to the last digit that the file has; the second one takes those that are within 1e-5 of one
+another for ties, as two processors may compute them (some files have nine digits alone).
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ from scipy import stats
 
 from metav import evaluation
 from metav.report import line
+from metav.schemes.base import ROUNDING
+
+COLUMNS = [
+    "AUC",
+    "95 % over suspects",
+    "AUC, rates to 1e-5",
+    "accused in the worst fingerprint",
+    "share accused, 95 % upper bound",
+]
 
 
 def main() -> None:
@@ -28,19 +38,15 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2000)
     options = parser.parse_args()
     for file in options.files:
-        print(
-            f"\n{file}\n\n"
-            + line(
-                "", "AUC", "95 % over suspects", "accused in the worst fingerprint", "share accused, 95 % upper bound"
-            )
-        )
-        print("|---" * 5 + "|")
+        print(f"\n{file}\n\n{line('', *COLUMNS)}\n{'|---' * (len(COLUMNS) + 1)}|")
         scores = pd.read_csv(file, keep_default_na=False)
         whole = scores[scores["view"] == ""]
         told = ["scheme", *(name for name in ("queries", "models", "left_out") if whole[name].nunique() > 1)]
         for names, mine in whole.groupby(told, sort=False):
             low, high = np.quantile(drawn(mine, options.draws), (0.025, 0.975))
             each = [auc(part) for _, part in mine.groupby("repetition")]
+            coarse = mine.assign(rate=(mine.rate / ROUNDING).round())
+            tied = [auc(part) for _, part in coarse.groupby("repetition")]
             strangers = mine[~mine.positive].assign(accused=lambda rows: rows.rate > rows.threshold)
             count = strangers.groupby("repetition").accused.agg(["sum", "size"]).sort_values("sum").iloc[-1]
             innocent = count["size"] - count["sum"]
@@ -51,6 +57,7 @@ def main() -> None:
                     f"`{', '.join(map(str, names))}`",
                     f"{np.mean(each):.3f}",
                     f"{low:.3f} to {high:.3f}",
+                    f"{np.mean(tied):.3f}",
                     accused,
                     f"{bound:.3f}",
                 )

@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from metav import benchmark, paper, results, scenarios
+from metav import benchmark, results, scenarios
 from metav.report import cell, line
 from metav.scenarios import Suspect
 from metav.zoo import Zoo
@@ -39,7 +39,7 @@ def main() -> None:
             for protocol, left_out in (("paper", None), ("unseen-obfuscation", ["Distillation"])):
                 cells = benchmark.run(
                     zoo,
-                    ["metav", paper.COHORT["warfarin"]],
+                    ["metav", "cohort"],
                     repeats=options.repeats,
                     protocol=protocol,
                     left_out=left_out,

@@ -135,8 +135,8 @@ def strips(ax: Axes, table: pd.DataFrame, families: Sequence[str], column: str) 
 def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     """ARUC against the number of `queries`, or of `models` a side (Fig. 5c, 5d, 6 and 7 of the paper), a line a scheme.
 
-    `rows` are those of results.json; bars are their 95 % intervals, side by side where lines share a number. The whole
-    construction half has no place on the axis of models.
+    `rows` are those of results.json; bars are their 95 % intervals, cut off at 0 and 1, side by side where lines share
+    a number. The whole construction half has no place on the axis of models.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -160,7 +160,7 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
             ax.plot(x, means, color=shade, linewidth=1.6, linestyle=dash)
             aside = 0.006 * (len(used) - 1) * max(row[name] for row in rows)
             at = [number + aside for number in x]
-            ax.errorbar(at, means, halves, fmt="none", color=shade, elinewidth=0.8, capsize=2)
+            ax.errorbar(at, means, within(means, halves), fmt="none", color=shade, elinewidth=0.8, capsize=2)
             ends.append((means[-1], line.replace(", ", "\n").replace("(", "\n(").replace(",", ",\n"), shade))
         top = np.inf  # of the room that is left for labels, from the highest line down
         for mean, label, shade in sorted(ends, reverse=True):
@@ -168,10 +168,16 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
             y = min(mean + height / 2, top)
             ax.text(1.02, y, label, color=shade, va="top", transform=ax.get_yaxis_transform())
             top = y - height - 0.02
-        ax.set(xlabel={"queries": "queries N", "models": "models of each side to construct from"}[name], ylim=(0, 1))
+        ax.set(xlabel={"queries": "queries N", "models": "models of each side to construct from"}[name], ylim=(0, 1.01))
         ax.set_ylabel("ARUC (grid, ceiling 0.980)")
         ax.set_title(f"{rows[0]['scenario']}, {rows[0]['repeats']} repetitions", loc="left", fontsize=10)
     return figure
+
+
+def within(means: evaluation.Rates, halves: evaluation.Rates) -> evaluation.Floats:
+    """Lengths (2, n) of bars below and above means in [0, 1], cut off where no value can be."""
+    found, sizes = np.asarray(means, dtype=np.float64), np.asarray(halves, dtype=np.float64)
+    return np.stack([np.minimum(sizes, found), np.minimum(sizes, 1 - found)])
 
 
 def zoo(table: pd.DataFrame, target: Mapping[str, float], title: str) -> Figure:

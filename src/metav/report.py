@@ -47,7 +47,7 @@ def write(
     rows = results.rows(scenario, cells, command, lacking, failures)
     scores = results.frame(cells)
     write_atomic(folder / "splits.json", (json.dumps(results.splits(scenario, cells), indent=1) + "\n").encode())
-    write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.9g").encode())
+    write_atomic(folder / "scores.csv", scores.to_csv(index=False).encode())
     used, swept = [row for row in rows if row["by_lineage"]], results.swept(rows)
     names = apart([slug(f"{scenario.name}-{name}") for name in swept or [row["title"] for row in used]])
     drawn = [figures.sweep(used, name) for name in swept] or [

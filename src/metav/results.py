@@ -167,13 +167,13 @@ def _row(
         "view": view or None,
         "positives": _count(len(positives) for positives, _ in sides),
         "negatives": _count(len(negatives) for _, negatives in sides),
-        **{name: _summary([metric(p, n) for p, n in sides]) for name, metric in METRICS.items()},
-        "false_accusations": _summary([int((part.derived & ~part.positive).sum()) for part in repetitions]),
-        "missed": _summary([int((~part.derived & part.positive).sum()) for part in repetitions]),
+        **{name: summary([metric(p, n) for p, n in sides]) for name, metric in METRICS.items()},
+        "false_accusations": summary([int((part.derived & ~part.positive).sum()) for part in repetitions]),
+        "missed": summary([int((~part.derived & part.positive).sum()) for part in repetitions]),
         "useful": _useful(repetitions),
         "spoilt": _spoilt(repetitions),
-        "construct_seconds": _summary([cell.construct_seconds for cell in cells]),
-        "verify_seconds": _summary([cell.verify_seconds for cell in cells]),
+        "construct_seconds": summary([cell.construct_seconds for cell in cells]),
+        "verify_seconds": summary([cell.verify_seconds for cell in cells]),
         "by_lineage": _by_lineage(scenario, scores, cells[0].scores[0].quality),
     }
 
@@ -194,10 +194,10 @@ def _useful(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any] | None:
     kept = [_sides(part[part.useful | ~part.positive]) for part in repetitions]
     if not all(len(positives) for positives, _ in kept):
         return None
-    counted = _summary([len(positives) for positives, _ in kept])
+    counted = summary([len(positives) for positives, _ in kept])
     return {
         "positives": counted,
-        **{name: _summary([metric(p, n) for p, n in kept]) for name, metric in METRICS.items()},
+        **{name: summary([metric(p, n) for p, n in kept]) for name, metric in METRICS.items()},
     }
 
 
@@ -207,8 +207,8 @@ def _spoilt(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any] | None:
     if not all(map(len, lost)):
         return None
     return {
-        "positives": _summary([len(part) for part in lost]),
-        "recognised": _summary([float(part.derived.mean()) for part in lost]),
+        "positives": summary([len(part) for part in lost]),
+        "recognised": summary([float(part.derived.mean()) for part in lost]),
     }
 
 
@@ -229,7 +229,8 @@ def _by_lineage(scenario: Scenario, scores: pd.DataFrame, qualities: Iterable[st
     return found
 
 
-def _summary(values: Sequence[float]) -> dict[str, Any]:
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, half of the 95 % interval and values of repetitions, as results.json has them."""
     mean, ci95 = evaluation.interval(values)
     return {"mean": mean, "ci95": ci95, "values": [float(value) for value in values]}
 

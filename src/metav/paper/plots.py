@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from metav import figures, results
+from metav import evaluation, figures, results
 from metav.figures import INK, STYLE, colour
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def bars(rows: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str,
             means = [row[key]["mean"] for row in rows]
             halves = [row[key]["ci95"] or 0 for row in rows]
             ax.barh(range(len(rows)), means, color=[colour(row["scheme"]) for row in rows], height=0.7)
-            ax.errorbar(means, range(len(rows)), xerr=halves, fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
+            spread = figures.within(means, halves)
+            ax.errorbar(means, range(len(rows)), xerr=spread, fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
             for index, row in enumerate(rows):
                 value = published.get(row["scheme"], {}).get(key)
                 if value is not None:
@@ -74,9 +75,10 @@ def grid(rows: Sequence[dict[str, Any]], scores: pd.DataFrame) -> Figure:
 
 
 def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
-    """ARUC and loss against the seconds of construction (Fig. 4), means over repetitions; thin lines are these.
+    """ARUC and loss against the seconds of construction (Fig. 4), means over repetitions.
 
-    Most is learnt in the first seconds, and losses get small: the axes of both are logarithmic, but for losses near 0.
+    The band is the 95 % interval of the ARUC; thin lines are the losses of repetitions. Most is learnt in the first
+    seconds, and losses get small: the axes of both are logarithmic, but for losses near 0.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -89,10 +91,17 @@ def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
         ):
             for index, scheme in enumerate(table.scheme.unique()):
                 mine = table[table.scheme == scheme]
-                for _, one in mine.groupby("repetition"):
-                    ax.plot(one.seconds, one[key], color=colour(scheme), linewidth=0.6, alpha=0.5)
-                means = mine.groupby("iterations")[["seconds", key]].mean()
+                points = mine.groupby("iterations")
+                means = points[["seconds", key]].mean()
                 ax.plot(means.seconds, means[key], color=colour(scheme), linewidth=2)
+                if key == "aruc":
+                    halves = np.array([evaluation.interval(each)[1] or 0 for _, each in points[key]])
+                    below, above = figures.within(means[key].to_numpy(), halves)
+                    low, high = means[key] - below, means[key] + above
+                    ax.fill_between(means.seconds, low, high, color=colour(scheme), alpha=0.15, linewidth=0)
+                else:
+                    for _, one in mine.groupby("repetition"):
+                        ax.plot(one.seconds, one[key], color=colour(scheme), linewidth=0.6, alpha=0.5)
                 if key == "aruc":
                     label = "\n".join(textwrap.wrap(scheme.replace(",", ", "), 40))
                     ax.text(0.98, 0.04 + 0.12 * index, label, color=colour(scheme), ha="right", transform=ax.transAxes)
@@ -107,10 +116,10 @@ def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
     return figure
 
 
-def mean_seconds(rows: Sequence[Mapping[str, Any]], scheme: str, level: float) -> float | None:
-    """Seconds from which on the mean ARUC of a scheme's curves stays above a level; None if it ends below."""
+def stays_above(rows: Sequence[Mapping[str, Any]], scheme: str, level: float) -> tuple[int, float] | None:
+    """From which iterations and seconds on the mean ARUC of a scheme is above a level; None if it ends below."""
     table = pd.DataFrame(rows)
     means = table[table.scheme == scheme].groupby("iterations")[["seconds", "aruc"]].mean()
     below = np.flatnonzero(means.aruc.to_numpy() <= level)
     first = below[-1] + 1 if len(below) else 0
-    return float(means.seconds.to_numpy()[first]) if first < len(means) else None
+    return (int(means.index[first]), float(means.seconds.iloc[first])) if first < len(means) else None

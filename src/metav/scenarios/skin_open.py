@@ -32,7 +32,7 @@ OTHERWISE = [
 ]
 THIRD_PARTY = ["mixer", "grouped", "plain", "separable"]  # students of M that is not the target
 
-TUNING = "batch=32,seed=1"
+TUNING = "batch=32,seed=SEED"  # each theft has one of its own
 # Thefts: family, links after the target.
 THEFTS = [
     *(
@@ -73,8 +73,8 @@ THEFTS = [
 def suspects() -> Iterator[Suspect]:
     """The open world's networks, by lineage."""
     for index, (architecture, settings) in enumerate(RECIPES.items()):
-        for data in ("own", "public"):
-            for seed in (500 + index, 520 + index):
+        for data, first in (("own", 500), ("public", 510)):
+            for seed in (first + index, first + 20 + index):
                 lineage = f"{architecture}({data},{settings},batch=32,seed={seed})"
                 yield Suspect(lineage=lineage, family="other network", positive=False)
     for index, (architecture, settings) in enumerate(OTHERWISE):
@@ -84,7 +84,7 @@ def suspects() -> Iterator[Suspect]:
         links = f"extract(public,{RECIPES[student]},batch=32,seed={560 + index},student={student})"
         teacher = f"M(own,6ep,lr=0.001,batch=32,seed={560 + index // 2})"
         yield Suspect(lineage=f"{teacher}>{links}", family="third party's student", positive=False)
-    yield from stolen(THEFTS)
+    yield from stolen((family, links.replace("SEED", str(seed))) for seed, (family, links) in enumerate(THEFTS, 1))
 
 
 def outsiders(target: Model, part: Callable[[str], Part], most: int | None = None) -> Iterator[Outsider]:
@@ -95,15 +95,15 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
     public = part("public")
     with torch.no_grad():
         stolen = torch.cat([target(x) for x in public.x.split(256)]).argmax(1)
-    for name, make in islice(_estimators().items(), most):
+    for name, make in islice(_estimators(0).items(), most):
         for data in ("own", "public"):
             yield _fitted(f"{name}({data})", "no network", False, make(), part(data).x, part(data).y)
-    for name, make in islice(_estimators().items(), most and 1):
+    for name, make in islice(_estimators(1).items(), most and 1):
         yield _fitted(f"{name} of answers", "extraction, no network", True, make(), public.x, stolen)
     shares = public.y.bincount(minlength=len(CLASSES)) / len(public.y)
     for name, constant in (("frequencies", shares), ("even", torch.full_like(shares, 1 / len(shares)))):
         yield Outsider(name=name, family="constant", positive=False, model=_constantly(constant))
-    other = _fitted("", "", False, _estimators()["nearest neighbours"](), public.x, public.y).model
+    other = _fitted("", "", False, _estimators(0)["nearest neighbours"](), public.x, public.y).model
     yield from mixtures(target, other)
 
 
@@ -123,7 +123,7 @@ def _fitted(name: str, family: str, positive: bool, estimator: Any, x: Tensor, y
     return Outsider(name=name, family=family, positive=positive, model=model)
 
 
-def _estimators() -> Mapping[str, Callable[[], Any]]:
+def _estimators(seed: int) -> Mapping[str, Callable[[], Any]]:
     from sklearn.decomposition import PCA
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
@@ -133,11 +133,11 @@ def _estimators() -> Mapping[str, Callable[[], Any]]:
     from sklearn.pipeline import make_pipeline
 
     def on_components(estimator: Any) -> Any:
-        return make_pipeline(PCA(50, random_state=0), estimator)
+        return make_pipeline(PCA(50, random_state=seed), estimator)
 
     return {
-        "random forest": lambda: RandomForestClassifier(100, random_state=0),
-        "extra trees": lambda: ExtraTreesClassifier(100, min_samples_leaf=2, random_state=0),
+        "random forest": lambda: RandomForestClassifier(100, random_state=seed),
+        "extra trees": lambda: ExtraTreesClassifier(100, min_samples_leaf=2, random_state=seed),
         "logistic regression": lambda: on_components(LogisticRegression(max_iter=500)),
         "discriminant": lambda: on_components(LinearDiscriminantAnalysis()),
         "naive bayes": lambda: on_components(GaussianNB()),

@@ -25,7 +25,7 @@ from metav.spec import Model
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What there is after a number of iterations: the fingerprint, and the loss (minus equation 1) before the last."""
+    """What there is after some iterations; `loss` is the mean of minus equation 1 since the stage before."""
 
     iteration: int
     loss: float
@@ -102,7 +102,9 @@ class MetaV:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             w, verifier = self._start(ensemble, queries, generator)
+        losses: list[Tensor] = []
         for iteration, likelihood in enumerate(self._learn(ensemble, w, verifier, generator), 1):
+            losses.append(-likelihood)
             if iteration in at:
                 fingerprint = Fingerprint(
                     queries=box(w.detach().clone(), ensemble, self.valid),
@@ -111,7 +113,8 @@ class MetaV:
                     threshold=0.5,
                     provenance={"scheme": "metav", "seed": seed, "options": asdict(self)},
                 )
-                yield Stage(iteration=iteration, loss=-float(likelihood), fingerprint=fingerprint)
+                yield Stage(iteration=iteration, loss=float(torch.stack(losses).mean()), fingerprint=fingerprint)
+                losses.clear()
 
     def _learn(
         self, ensemble: Ensemble, w: Tensor, verifier: MetaVerifier, generator: torch.Generator
