@@ -71,6 +71,9 @@ def grid(rows: Sequence[dict[str, Any]], scores: pd.DataFrame) -> Figure:
             title = "\n".join(textwrap.wrap(rows[index]["title"].replace(",", ", "), 34))
             ax.set_title(f"{title}\nARUC {rows[index]['aruc']['mean']:.3f}", loc="left", fontsize=8)
             ax.label_outer()
+            if index + across >= len(rows):  # the lowest of its column, though there may be room for another below
+                ax.tick_params(labelbottom=True)
+                ax.set_xlabel("threshold on the matching rate")
     return figure
 
 
