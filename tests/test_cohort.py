@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_t
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 import tiny
 from metav import scenarios, schemes
@@ -588,6 +589,26 @@ def test_columns_of_probabilities_are_centred_logarithms():
     certain = columns(torch.tensor([[1.0, 0.0, 0.0]]), "probabilities")
     assert certain.isfinite().all()
     assert certain[0, 0] - certain[0, 1] == pytest.approx(math.log(1000))
+
+
+def test_columns_of_labels_are_the_largest_probabilities():
+    found = columns(torch.tensor([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]]), "labels")
+    assert found.tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("options", ["pool=200,level=0.1", "pool=200,level=0.1,exact=1"])
+def test_with_labels_alone_only_the_largest_probability_counts(options):
+    ensemble = tiny.classifiers()
+    found = schemes.get(f"cohort({options},labels=1)").construct(ensemble, queries=40, seed=0)
+    sharper = verify(found, lambda x: one_hot(ensemble.target(x).argmax(-1), 4).float())
+    assert sharper.rate == verify(found, ensemble.target).rate > found.threshold
+    innocent = [verify(found, model).rate for model in ensemble.negatives]
+    assert statistics.median(innocent) < found.threshold  # of strangers one in ten may be accused
+
+
+def test_labels_alone_are_refused_where_there_are_none():
+    with pytest.raises(UsageError, match=r"class labels for cohort\(labels=1\)"):
+        schemes.get("cohort(labels=1)").construct(tiny.regressors(), queries=20, seed=0)
 
 
 def test_columns_of_images_keep_distances():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.scenarios.base import LEAST_TEACHERS
-from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use, require
 from metav.schemes.cohort_answers import (
     LEAST_COPIES,
     Answers,
@@ -61,6 +61,8 @@ class Cohort:
         1 for queries that a form accepts: all candidates are the nearest valid rows.
     half
         1 for models that are asked in bfloat16 while queries are chosen, as for MetaV.
+    labels
+        1 for a classifier's suspects that answer with labels alone: of all probabilities the largest counts as 1.
     """
 
     needs: ClassVar[Needs] = Needs(suspect="anything", gradients=False, suspects=True, cohort=True)
@@ -74,6 +76,7 @@ class Cohort:
     level: float = 0.005
     valid: int = 0
     half: int = 0
+    labels: int = 0
 
     def __post_init__(self) -> None:
         check_at_least(
@@ -82,6 +85,7 @@ class Cohort:
             exact=(self.exact, 0),
             valid=(self.valid, 0),
             half=(self.half, 0),
+            labels=(self.labels, 0),
         )
         if not 0 < self.level < 1:
             raise UsageError(f"expected a level between 0 and 1, got {self.level}: change the option.")
@@ -111,6 +115,8 @@ class Cohort:
         """Choose N = `queries`, and keep the teachers' answers to them."""
         check_use("cohort", self.needs, ensemble, queries)
         check_form(self.valid, ensemble.spec)
+        if self.labels:
+            require("cohort(labels=1)", replace(self.needs, suspect="labels"), ensemble.spec)
         if ensemble.cohort is None:
             raise UsageError("expected a matched-teacher cohort, got none: run metav zoo build with --cohort.")
         plain = next(iter(ensemble.cohort.kinds.values()))
@@ -120,7 +126,7 @@ class Cohort:
         enough(real, max(1, near))
         enough(real + self.pool, queries)
         generator = torch.Generator().manual_seed(seed)
-        answers = Answers(ensemble, ensemble.cohort, self.independents, half=self.half > 0)
+        answers = Answers(ensemble, ensemble.cohort, self.independents, half=self.half > 0, labels=self.labels > 0)
         x, is_real = candidates(ensemble, self.real, self.pool, generator)
         x = ensemble.spec.nearest(x) if self.valid else x
         counts = (near, queries - near)
@@ -156,7 +162,8 @@ class Cohort:
             alone, teachers, target = (each[..., picked, :].flatten(-2) for each in left_out)
             found.append((scorer.matches(alone), scorer.matches(teachers), scorer.matches(target)))
         x = x[self._choose(known, real, counts)]
-        answers = Answers(answers.ensemble, answers.cohort, self.independents)  # suspects are asked in float32 too
+        labels = self.labels > 0
+        answers = Answers(answers.ensemble, answers.cohort, self.independents, labels=labels)  # in float32 too
         scorer = self._scorer(answers, answers.known(x).moments(), counts[0])
         scorer.calibrate(found)
         return x, scorer
@@ -168,7 +175,7 @@ class Cohort:
         """The scorer of some moments, not calibrated. The match of a teacher is by mean and Sigma of all others."""
         queries, size = kinds[0].mu.shape
         teachers = len(kinds[0].c)
-        scorer = CohortMatch(queries, near, size, len(kinds), teachers, answers.ensemble.spec.output, self.level)
+        scorer = CohortMatch(queries, near, size, len(kinds), teachers, answers.output, self.level)
         for row, kind in enumerate(kinds):
             scorer.mu[row], scorer.sd[row] = kind.mu.flatten(), kind.sd.flatten()
             for name, (first, last) in scorer.views().items():

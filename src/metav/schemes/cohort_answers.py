@@ -13,6 +13,7 @@ from torch import Tensor
 from metav.errors import SuspectError
 from metav.schemes.base import CohortModels, Ensemble
 from metav.scorers.cohort import columns
+from metav.scorers.control import TINY
 from metav.spec import Model
 from metav.stacks import in_batches
 
@@ -53,8 +54,12 @@ def moments(thefts: Tensor, teachers: int, independent: Tensor, floor: float, we
 
 
 def usual_spread(plain: Tensor) -> float:
-    """What is added to each sd, from the answers (models, n, c) of models as they are to real data."""
-    return FLOOR * float(plain.std(0).median())
+    """What is added to each sd, from the answers (models, n, c) of models as they are to real data.
+
+    Where models agree on most of what they answer, as they do on labels, the mean spread is the usual one.
+    """
+    spread = plain.std(0)
+    return FLOOR * max(float(spread.median()) or float(spread.mean()), TINY)
 
 
 def choose(kinds: Sequence[Moments], real: Tensor, counts: tuple[int, int], ridge: float, worth: Worth) -> list[int]:
@@ -205,10 +210,16 @@ class Known:
 
 
 class Answers:
-    """The answers of all models that a construction may ask, as columns; in bfloat16 with `half`."""
+    """The answers of all models that a construction may ask, as columns; in bfloat16 with `half`.
 
-    def __init__(self, ensemble: Ensemble, cohort: CohortModels, weight: float, *, half: bool = False) -> None:
+    `output` says what an answer is: that of the spec, or `labels` where no more is to be seen of probabilities.
+    """
+
+    def __init__(
+        self, ensemble: Ensemble, cohort: CohortModels, weight: float, *, half: bool = False, labels: bool = False
+    ) -> None:
         self.ensemble, self.cohort, self.weight, self.half = ensemble, cohort, weight, half
+        self.output = "labels" if labels else ensemble.spec.output
 
     @cached_property
     def floor(self) -> float:
@@ -241,4 +252,4 @@ class Answers:
             raise SuspectError(
                 "expected finite answers of all models, got NaN or infinity: check how they were trained."
             )
-        return columns(outputs, self.ensemble.spec.output)
+        return columns(outputs, self.output)

@@ -29,7 +29,7 @@ def rank(answers: Answers, x: Tensor, real: Tensor, counts: tuple[int, int], rid
     x = x[choose(kinds(x), real, counts, ridge, Conditioned.apart)]
     answers.half = False  # suspects are not asked in it either
     found = kinds(x)
-    scorer = CohortRank(found[0].s.numel(), len(found), len(found[0].c), answers.ensemble.spec.output)
+    scorer = CohortRank(found[0].s.numel(), len(found), len(found[0].c), answers.output)
     for row, kind in enumerate(found):
         scorer.mu[row], scorer.sd[row] = kind.mu.flatten(), kind.sd.flatten()
         scorer.owners[row] = torch.linalg.solve(kind.covariance(slice(None), ridge), kind.c.flatten(1).T)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from metav.scorers.control import LEAST_SPREAD, TINY, MatchedControl, Matches, Tail, rarity
 
@@ -26,9 +27,11 @@ SLOPE = 2.0  # of the sigmoid
 def columns(outputs: Tensor, output: str) -> Tensor:
     """Answers (..., N, *output_shape) of a kind of `output` as real numbers (..., N, c) to compare models by.
 
-    A regression's values are taken as they are; probabilities by their logarithms, centred for each answer; images by
-    random projections of their pixels, the same for all.
+    A regression's values are taken as they are; probabilities by their logarithms, centred for each answer; labels are
+    a 1 for the largest of these; images are random projections of their pixels, the same for all.
     """
+    if output == "labels":
+        return one_hot(outputs.argmax(-1), outputs.shape[-1]).float()
     if output == "probabilities":
         logs = outputs.clamp_min(LEAST).log()
         return logs - logs.mean(-1, keepdim=True)
@@ -59,7 +62,7 @@ class CohortMatch(nn.Module):
     kinds, teachers
         K and the number of teachers.
     output
-        What an answer is, as in `Spec`.
+        What an answer is, as in `Spec`, or `labels` for the largest probability alone.
     level
         Share in (0, 1) of strangers that may be accused, on average over those known.
     """
@@ -175,7 +178,7 @@ class CohortRank(nn.Module):
     kinds, owners
         K, and M + 1: the target first, then the teachers.
     output
-        What an answer is, as in `Spec`.
+        As for `CohortMatch`.
     """
 
     kind = "cohort-rank"
