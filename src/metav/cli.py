@@ -163,7 +163,10 @@ def fingerprint(
     data: DataPath = None,
     jobs: Jobs = 2,
 ) -> int:
-    """Construct a fingerprint of a scenario's target from its whole zoo, and save it."""
+    """Construct a fingerprint of a scenario's target from its whole zoo, and save it.
+
+    Exits with 1 if it does not recognise its own target; it is saved all the same.
+    """
     from metav import benchmark, schemes
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
@@ -182,12 +185,13 @@ def fingerprint(
     fill(found, jobs)
     made = benchmark.construct(found, scheme, found.scenario.suspects, queries=queries, seed=seed)
     digest = made.save(out)
+    output().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
     if made.reference is not None and (rate := made.score(made.reference)) <= made.threshold:
         complain(
             f"expected a fingerprint that recognises its own target, got a rate of {rate:.4f} with a threshold "
             f"of {made.threshold:.4f}: use more --queries, more models, or a larger level where the scheme has one."
         )
-    output().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
+        return 1
     return 0
 
 

@@ -19,7 +19,7 @@ from metav.spec import Spec
 FORMAT = 1
 _OWN = ("queries", "reference")
 _TABLES = ("steps", "one_hot")  # of the spec; left out where they are empty, as in files from before there were any
-_MEND = "make it again with metav fingerprint, or ask for a whole copy."
+_MEND = "check the path, make it again with metav fingerprint, or ask for a whole copy."
 
 
 @dataclass(frozen=True, kw_only=True)
