@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metav.paper import SCENARIOS
+from metav.paper import SCENARIOS, page
 from metav.report import cell, line
 
 PAGE, RESULTS = Path("docs/harder-tables.md"), Path("results")
@@ -26,15 +26,15 @@ NOTES = {  # folder -> what a reader of its figures has to know
     "skin-open-world": "`cohort(half=1)` is by an earlier rule, and the open world has three thefts more since then.",
     "skin-api": "`cohort(half=1)` is by an earlier rule.",
     "skin-schemes": "`cohort(half=1)` is by an earlier rule, and what is recognised of the others was not counted.",
-    "paper/warfarin": "The tests of `cohort` were chosen with the first three of these splits in view.",
-    "paper/fashion": "A kind of theft was added to the cohort after these suspects had been looked at.",
+    "paper/warfarin": page.NOTES["warfarin", "cohort"],
+    "paper/fashion": page.NOTES["fashion", "cohort"],
 }
 PAPER = {"skin": "skin-schemes", "warfarin": "paper/warfarin", "fashion": "paper/fashion"}  # folders of its protocol
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def page() -> str:
+def rendered() -> str:
     """The page; links are from docs/."""
     lines = [
         "# Harder than the paper: all tables",
@@ -116,5 +116,5 @@ def _origin(row: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(rendered())
     print(PAGE)

@@ -112,7 +112,7 @@ def test_the_harder_tables_are_rendered_from_the_committed_results(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     harder = importlib.import_module("harder_page")
-    assert harder.PAGE.read_text() == harder.page()
+    assert harder.PAGE.read_text() == harder.rendered()
 
 
 def test_what_parts_of_the_cohort_bring_is_what_the_committed_results_say(monkeypatch):

@@ -43,12 +43,19 @@ class Adam:
 
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Change the parameters by one step down their `gradients`."""
+        # the fused kernel reads plain memory, and copies what is laid out otherwise (channels last): it is given all
+        # with their axes in the order in which the parameters are stored
+        orders = [sorted(range(p.dim()), key=p.stride, reverse=True) for p in self.parameters]
+
+        def stored(tensors: Sequence[Tensor]) -> list[Tensor]:
+            return [tensor.permute(order) for tensor, order in zip(tensors, orders, strict=True)]
+
         with torch.no_grad():
             adam(
-                self._as_stored(self.parameters),
-                [gradient.contiguous() for gradient in self._as_stored(gradients)],
-                self._as_stored(self.means),
-                self._as_stored(self.squares),
+                stored(self.parameters),
+                [gradient.contiguous() for gradient in stored(gradients)],
+                stored(self.means),
+                stored(self.squares),
                 [],
                 self.steps,
                 fused=True,
@@ -61,16 +68,6 @@ class Adam:
                 eps=1e-8,
                 maximize=False,
             )
-
-    def _as_stored(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Tensors with their axes in the order in which their parameters are stored.
-
-        The fused kernel reads plain memory: what is laid out otherwise (channels last) it copies.
-        """
-        return [
-            tensor.permute(sorted(range(tensor.dim()), key=parameter.stride, reverse=True))
-            for tensor, parameter in zip(tensors, self.parameters, strict=True)
-        ]
 
 
 class SGD:
