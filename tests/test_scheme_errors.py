@@ -191,8 +191,15 @@ def test_queries_that_are_not_finite():
 @pytest.mark.parametrize("name", SHORT)
 def test_an_unknown_option(name):
     known = r"no arguments" if name in ("sac-m", "akh") else r"arguments among \w+, .*"
-    with pytest.raises(UsageError, match=rf"^expected {known}, got 'stepz=3': correct it\.$"):
+    with pytest.raises(UsageError, match=rf"^expected {known}, got 'stepz=3': (correct it\.|did you mean 'steps?'\?)$"):
         schemes.get(f"{name}(stepz=3)")
+
+
+def test_the_nearest_option_that_is_not_given_yet_is_suggested():
+    with pytest.raises(UsageError, match=r"got 'lable=1': did you mean 'labels'\?$"):
+        schemes.get("cohort(lable=1)")
+    with pytest.raises(UsageError, match=r"got 'labels=0': correct it\.$"):
+        schemes.get("cohort(labels=1,labels=0)")
 
 
 BAD = {

@@ -117,10 +117,10 @@ def test_the_command_line_lists_every_scheme_with_its_needs(capsys, monkeypatch)
     found = {line.split("│")[1].strip(): line for line in shown.splitlines() if line.startswith("│")}
     assert list(found) == list(SCHEMES)
     for name, words in {
-        "metav": ("answers of any kind", "gradients", "stolen and independent models", "none needed"),
-        "ipguard": ("class labels", "gradients", "target, independent models", "examples of the task"),
+        "metav": ("answers of any kind", "gradients", "stolen and independent models", "none"),
+        "ipguard": ("class labels", "gradients", "target, independent models", "examples"),
         "modeldiff": ("answers of several values", "2 N", "gradients"),
-        "sac-m": ("answers of several values", "│ answers", "images of the task"),
+        "sac-m": ("answers of several values", "│ answers", "images"),
         "akh": ("class labels", "│ answers", "target, independent models"),
         "conferae": ("class labels", "stolen and independent models"),
     }.items():

@@ -109,6 +109,8 @@ def test_a_wrong_fingerprint_is_an_error(tmp_path, capsys):
     (tmp_path / "fp.safetensors").write_bytes(b"no")
     assert main(["verify", str(tmp_path / "fp.safetensors"), "x.onnx"]) == 1
     assert "expected a whole safetensors file" in capsys.readouterr().err
+    assert main(["verify", "x.onnx", str(tmp_path / "fp.safetensors")]) == 2
+    assert "got 'x.onnx' first: swap them" in capsys.readouterr().err
 
 
 def test_answers_that_change_are_asked_again_and_said(made):

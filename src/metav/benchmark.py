@@ -152,7 +152,7 @@ def require(zoo: Zoo, scheme: str) -> None:
     if schemes.get(scheme).needs.cohort and zoo.scenario.cohort is None:
         raise UsageError(
             f"expected a scenario with a matched-teacher cohort for {scheme}, got {zoo.scenario.name}, "
-            "which plans none: choose another scheme (metav schemes)."
+            "which plans none: set teachers in a task of your own, or choose another scheme (metav schemes)."
         )
     schemes.require(scheme, zoo.scenario.spec)
     maker = schemes.get(scheme)

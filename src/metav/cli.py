@@ -43,7 +43,7 @@ from metav.cli_options import (
 from metav.cli_paper import bench_paper
 from metav.cli_verify import verify
 from metav.cli_zoo import zoo_app
-from metav.console import complain, output, progress_bar
+from metav.console import clock, complain, output, progress_bar
 from metav.errors import MetavError, UsageError
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ def fingerprint(
     found.prepare()
     make_folder(out.parent)
     fill(found, jobs)
-    made = benchmark.construct(found, scheme, found.scenario.suspects, queries=queries, seed=seed)
+    with clock(f"constructing {scheme}"):
+        made = benchmark.construct(found, scheme, found.scenario.suspects, queries=queries, seed=seed)
     digest = made.save(out)
     output().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
     if made.reference is not None and (rate := made.score(made.reference)) <= made.threshold:
@@ -201,21 +202,20 @@ def schemes_() -> int:
     from metav.schemes import SCHEMES
     from metav.schemes.base import ANSWERS
 
-    table = Table(
-        "scheme", "a suspect answers with", "answers asked of it", "the target gives", "learns from", "inputs"
-    )
+    table = Table("scheme", "suspect gives", "target gives", "learns from", "inputs")
+    for column, width in zip(table.columns, (10, None, 12, None, 8), strict=True):  # whole words in 80 columns
+        column.min_width = width
     for name, scheme in SCHEMES.items():
         needs = scheme.needs
         table.add_row(
             name,
-            ANSWERS[needs.suspect],
-            "N" if needs.per_query == 1 else f"{needs.per_query} N",
+            ANSWERS[needs.suspect] + ("" if needs.per_query == 1 else f", {needs.per_query} N of them"),
             "gradients" if needs.gradients else "answers",
-            "independent models, teachers, thefts from target and teachers"
+            "independent models, teachers, thefts from target and teachers (--cohort)"
             if needs.cohort
             else ("stolen and independent models" if needs.suspects else "target, independent models")
             + (", snapshots (--snapshots)" if needs.snapshots else ""),
-            "images of the task" if needs.images else ("examples of the task" if needs.data else "none needed"),
+            "images" if needs.images else ("examples" if needs.data else "none"),
         )
     output().print(table)
     return 0

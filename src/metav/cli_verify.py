@@ -76,6 +76,8 @@ def verify(
         )
     if suspects is None and not suspect and ledger is None:
         raise UsageError("expected a suspect, got none: give model.onnx, a URL, or the --ledger of an earlier run.")
+    if file.suffix == ".onnx":
+        raise UsageError(f"expected a fingerprint first, then the suspect, got {str(file)!r} first: swap them.")
     how = access or Access()
     if suspect and "://" not in suspect and (how.header or how.request or how.answer):
         raise UsageError(f"expected a URL beside --header, --request or --answer, got {suspect!r}: leave them out.")

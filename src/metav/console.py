@@ -10,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -53,3 +54,17 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
             bar.update(task, advance=by)
 
         yield advance
+
+
+@contextmanager
+def clock(title: str) -> Iterator[None]:
+    """How long something has taken, on the terminal's error stream, where nobody knows how much of it is left."""
+    with Progress(
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        SpinnerColumn(finished_text=""),
+        console=_plain(stderr=True),
+    ) as shown:
+        task = shown.add_task(title, total=None)
+        yield
+        shown.update(task, total=1, completed=1)

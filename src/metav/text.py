@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
@@ -57,7 +58,9 @@ def build(kind: type[Built], args: str, fixed: Mapping[str, Any] | None = None) 
         name, equals, value = (word.strip() for word in token.rpartition("="))
         name = name if equals else next(order, "")
         if name not in types or name in values:
-            raise UsageError(f"expected {known}, got {token!r}: correct it.")
+            close = difflib.get_close_matches(name, [each for each in types if each not in values], n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "correct it."
+            raise UsageError(f"expected {known}, got {token!r}: {hint}")
         try:
             values[name] = _convert(value, name, types[name])
         except ValueError as error:

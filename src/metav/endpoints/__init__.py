@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from metav.access import QUERY, Access
 from metav.endpoints.base import Endpoint, Local, Wrapper
 from metav.endpoints.ledger import Ledger, Recorded
+from metav.endpoints.onnx_file import OnnxFile, weights_beside
 from metav.endpoints.wrappers import Batched, Ordered, Paced, Prepared
 from metav.errors import MissingExtraError, UsageError
 from metav.spec import Spec
@@ -21,8 +21,6 @@ from metav.storage import canonical_json
 
 __all__ = ["Access", "Endpoint", "Local", "Wrapper", "connect"]
 
-# external data in an ONNX file (onnx.proto): the key "location", and the length of the path that follows
-_LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]?[\x01-\x7f])")
 WHOLE, REQUEST = 4096, 32  # queries at a time: of a file, of a server
 
 
@@ -101,12 +99,7 @@ def _content(path: Path) -> bytes:
     """SHA-256 of an ONNX file and of those beside it that hold its weights, where it names such."""
     model = path.read_bytes()
     whole = hashlib.sha256(model)
-    found = (
-        (each.end(), sum((b & 127) << 7 * place for place, b in enumerate(each[1])))
-        for each in _LOCATION.finditer(model)
-    )
-    for name in sorted({model[start : start + length] for start, length in found}):
-        beside = path.parent / os.fsdecode(name)
+    for beside in weights_beside(path, model):
         if beside.is_file():
             with beside.open("rb") as file:
                 whole.update(hashlib.file_digest(file, "sha256").digest())
@@ -136,8 +129,6 @@ def _reach(suspect: str, spec: Spec, access: Access) -> Endpoint:
 
         found = Retried(Paced(adapter, access.rate) if access.rate else adapter, access.attempts)
     else:
-        from metav.endpoints.onnx_file import OnnxFile
-
         found = OnnxFile(Path(suspect), access.output)
     if access.box is not None or access.channels_last:
         found = Prepared(found, spec, access.box, last=access.channels_last)

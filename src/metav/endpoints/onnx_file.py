@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from torch import Tensor
 from metav.endpoints.base import Endpoint
 from metav.errors import EndpointError, MissingExtraError, UsageError
 
+# external data in an ONNX file (onnx.proto): the key "location", and the length of the path that follows
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]?[\x01-\x7f])")
 TYPES = {"tensor(double)": torch.float64, "tensor(float16)": torch.float16}  # of inputs; others take float32
 
 
@@ -41,6 +45,10 @@ class OnnxFile(Endpoint):
         try:
             self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:
+            if missing := [str(each) for each in weights_beside(path, path.read_bytes()) if not each.is_file()]:
+                raise EndpointError(
+                    f"expected weights of {str(path)!r} in {', '.join(missing)}, got no such file: put it there."
+                ) from error
             raise EndpointError(
                 f"expected an ONNX model in {str(path)!r}, got another file ({str(error).splitlines()[0][:120]}): "
                 "export the suspect again."
@@ -86,3 +94,13 @@ class OnnxFile(Endpoint):
     def about(self) -> Mapping[str, str]:
         """Its path."""
         return {"suspect": str(self.path), "protocol": "ONNX"}
+
+
+def weights_beside(path: Path, model: bytes) -> list[Path]:
+    """The files that an ONNX file at `path`, whose content is `model`, keeps its weights in, if any."""
+    found = (
+        (each.end(), sum((b & 127) << 7 * place for place, b in enumerate(each[1])))
+        for each in _LOCATION.finditer(model)
+    )
+    names = sorted({model[start : start + length] for start, length in found})
+    return [path.parent / os.fsdecode(name) for name in names]
