@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from metav import Fingerprint, evaluation, verify
+from metav import Fingerprint, archive, building, evaluation, verify
 from metav.cli import main
+from metav.errors import SettingsError
+from metav.zoo import Zoo
 
 KEYS = {
     "scenario", "profile", "scheme", "queries", "models", "repeats", "aruc", "aruc_exact", "auc",
@@ -177,6 +179,19 @@ def test_a_zoo_goes_out_and_in(smoke_zoo, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_what_was_made_from_another_target_is_not_taken(smoke_zoo, tmp_path):
+    archive.export(smoke_zoo, tmp_path / "z.tar")
+    other = Zoo(smoke_zoo.scenario, tmp_path / "other")
+    other.prepare()
+    model = smoke_zoo.load("target")
+    for parameter in model.parameters():
+        parameter *= 1.001  # as another processor rounds
+    building._save(other, "target", model, model, 0.0)
+    with pytest.raises(SettingsError, match=r"made from target of .*/other', got what was made from another one"):
+        archive.import_(other, tmp_path / "z.tar")
+    assert [each for each in other.lineages() if other.has(each)] == ["target"]
+
+
 BAD = {
     "bench warfarn": (2, "did you mean 'warfarin'"),
     "bench warfarin --scheme metva": (2, "did you mean 'metav'"),
@@ -196,6 +211,8 @@ BAD = {
     "zoo export warfarin --out .": (2, "expected a file for --out"),
     "bench warfarin --left-out WP": (2, "expected a protocol that leaves something out, got paper"),
     "bench warfarin --protocol unseen-obfuscation --left-out Distilation": (2, "did you mean 'Distillation'"),
+    "bench warfarin --protocol unseen-obfuscation --left-out": (2, "one or more values after --left-out, got none"),
+    "bench warfarin --queries": (2, "one or more values after --queries, got none"),
     "bench paper --left-out WP": (2, "beside paper, got another option"),
     "bench warfarin --scheme": (2, "--scheme"),
     "bench warfarin --scheme metav metav(batch=1)": (2, "expected each scheme once"),
@@ -207,13 +224,13 @@ BAD = {
     "inspect /none": (1, "expected a file at '/none'"),
     "inspect pyproject.toml": (1, "truncated or foreign"),
     "zoo biuld warfarin": (2, 'Did you mean "build"'),
-    "zoo list warfarin --zoo /none": (1, "run metav zoo build warfarin first"),
+    "zoo list warfarin --zoo /none": (1, "run metav zoo build warfarin --zoo /none first"),
     "zoo list fashion --profile smoke --data /none": (
         2,
         "expected a folder of data in --data or METAV_DATA, got '/none'",
     ),
     "zoo export warfarin": (2, "--out"),
-    "zoo export warfarin --zoo /none --out /tmp/none.tar": (1, "run metav zoo build warfarin first"),
+    "zoo export warfarin --zoo /none --out /tmp/none.tar": (1, "run metav zoo build warfarin --zoo /none first"),
     "zoo import warfarin /none.tar": (1, "expected an archive at '/none.tar', got no such file"),
     "zoo verify warfarn": (2, "did you mean 'warfarin'"),
 }

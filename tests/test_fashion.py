@@ -17,8 +17,9 @@ from metav.adversarial import discriminator_loss, generator_loss, gradient_penal
 from metav.cli import main
 from metav.engine import one_thread
 from metav.errors import IntegrityError, StorageError
-from metav.scenarios import data, fashion, fashion_data
+from metav.scenarios import data, fashion, fashion_data, fashion_open
 from metav.scenarios.fashion_judge import judge, same_garment
+from metav.scenarios.fashion_nets import LATENT
 from metav.scenarios.quality import frechet
 from metav.suspects.base import all_names, layers
 from metav.zoo import Zoo
@@ -309,3 +310,13 @@ def test_a_folder_that_is_given_is_used(nowhere, monkeypatch):
     assert x.shape == (2, 1, 28, 28)
     assert (x == 1).all()
     assert len(set(y.tolist())) == 2
+
+
+def test_components_are_the_same_whatever_was_drawn_before():
+    images = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(5, LATENT, generator=torch.Generator().manual_seed(1))
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        found.append(fashion_open.components(10, images)(z))
+    assert torch.equal(*found)

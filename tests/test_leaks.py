@@ -62,3 +62,10 @@ def test_what_was_made_from_one_another_stays_together():
         assert all(set(chain) <= halves[0] or set(chain) <= halves[1] for chain in chains)
     drawn = {suspect.lineage for seed in range(50) for suspect in protocols.split(listed, seed)[1]}
     assert drawn == {suspect.lineage for suspect in listed}
+
+
+def test_siblings_stay_together_though_their_parent_is_no_suspect(zoo):
+    for repetition in range(REPEATS):
+        halves = protocols.split(zoo.scenario.suspects, repetition)
+        parents = [{tuple(each.lineage.split(">")[:2]) for each in half if each.positive} for half in halves]
+        assert not parents[0] & parents[1]

@@ -169,3 +169,15 @@ def test_again_forgets_what_was_kept_of_its_parts_alone(smoke_zoo, tmp_path, mon
     running.forget(parts, zoos)
     assert all(len(running.missing(part, smoke_zoo)) == len(running.planned(part, smoke_zoo)) for part in parts)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_what_failed_does_not_pass_for_what_an_earlier_run_found(smoke_zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "run", lambda *_, **__: [])
+    monkeypatch.setattr(learning, "curves", lambda *_, **__: ([], []))
+    for part, file in zip(
+        paper.plan("smoke", ["warfarin-main", "warfarin-learning"]), ("results.json", "curves.json"), strict=True
+    ):
+        (tmp_path / part.name).mkdir()
+        (tmp_path / part.name / file).write_text("[]")
+        running.run(part, smoke_zoo, tmp_path, "metav bench paper", jobs=1)
+        assert not (tmp_path / part.name / file).exists()

@@ -55,7 +55,9 @@ def rows_of(folder):
 def test_what_is_reached_is_what_the_committed_results_say(folder):
     readme, rows = (ROOT / "README.md").read_text(), rows_of(folder)
     name = folder.removeprefix("paper/").split("-")[0]
-    shown = re.findall(rf"^\| \[{name.capitalize()}\].* \| `(.*?)` \| (.*?) \| .*? ?\| (.*) \|.*\|$", readme, re.MULTILINE)
+    shown = re.findall(
+        rf"^\| \[{name.capitalize()}\].* \| `(.*?)` \| (.*?) \| .*? ?\| (.*) \|.*\|$", readme, re.MULTILINE
+    )
     assert {"warfarin": 3, "fashion": 4, "skin": 3}[name] == len(shown)
     for title, first, rest in shown:
         assert [first, *rest.split(" | ")] == [cell(rows[title][key]) for key in METRICS], title
@@ -85,7 +87,9 @@ def test_what_is_advised_is_what_the_committed_results_say():
         return f"{row['false_accusations']['mean']:.1f}", f"{row['missed']['mean']:.1f}"
 
     noise, data = (accused("skin", name) for name in ("metav", "metav(start=data,half=1,iterations=300,lr=0.003)"))
-    assert f"it accused {noise[0]} of 35 on Skin and missed {noise[1]}, from public images {' and '.join(data)}" in readme
+    assert (
+        f"it accused {noise[0]} of 35 on Skin and missed {noise[1]}, from public images {' and '.join(data)}" in readme
+    )
     few, all_ = (accused("paper/warfarin-queries", "metav", queries=n)[0] for n in (10, 100))
     assert f"accuses {few} of 35 with 10 queries and {all_} with 100" in readme
     few, all_ = (accused("warfarin-few", "metav", models=n)[0] for n in (10, 35))

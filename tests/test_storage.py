@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import torch
 import metav
 from metav import Fingerprint
 from metav.errors import IntegrityError, StorageError
-from metav.storage import digest, home, load_tensors, make_folder, save_tensors, write_atomic
+from metav.storage import OLD, digest, home, load_tensors, make_folder, save_tensors, sweep, write_atomic
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, 2]), "scalar": torch.tensor(3.0)}
 META = {"name": "x", "nested": {"b": 1, "a": [1.5, None]}}
@@ -158,3 +160,13 @@ def test_nothing_is_ever_unpickled():
     for path in Path(metav.__file__).parent.rglob("*.py"):
         found = re.findall(r"torch\.load|(?:pickle|joblib)\.loads?|allow_pickle=True", path.read_text())
         assert not found, path
+
+
+def test_what_a_kill_left_half_written_is_swept_after_a_day(tmp_path):
+    for name in (".old.json.17", ".new.json.18", "kept.json"):
+        (tmp_path / name).write_text("{")
+    long_ago = time.time() - OLD - 1
+    for name in (".old.json.17", "kept.json"):
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    sweep(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".new.json.18", "kept.json"]

@@ -121,3 +121,19 @@ def test_seeds_decide_new_weights_and_leave_the_global_generator_alone():
     assert same(state(one), state(two))
     assert not same(state(one), state(other))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_model_of_one_layer_is_tuned_and_retrained_whole():
+    alone = nn.Linear(5, 1)
+    assert FineTuning(**SCHEDULE, last=1).draft(alone, fresh).trainable == ("weight", "bias")
+    drawn = Retraining(**SCHEDULE, last=1).draft(alone, fresh).model
+    assert not torch.equal(drawn.weight, alone.weight)
+
+
+def test_of_few_filters_one_goes_at_least_and_those_in_groups_are_refused():
+    with seeded(0):
+        few, grouped = nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 4, 3, groups=2)
+    pruned = FilterPruning(ratio=0.125).draft(nn.Sequential(few), fresh).model
+    assert int((pruned[0].weight.flatten(1) == 0).all(1).sum()) == 1
+    with pytest.raises(UsageError, match="got groups of them"):
+        FilterPruning(ratio=0.5).draft(nn.Sequential(grouped), fresh)

@@ -70,3 +70,12 @@ def test_figures_whose_names_are_alike_have_files_of_their_own():
     names = [slug(f"warfarin-metav, without {name}") for name in ("A", "B", "a")]
     assert names == ["warfarin-metav-without-a", "warfarin-metav-without-b", "warfarin-metav-without-a"]
     assert apart(names) == ["warfarin-metav-without-a-0", "warfarin-metav-without-b", "warfarin-metav-without-a-1"]
+
+
+def test_the_whole_half_has_no_place_in_a_sweep_of_models():
+    rows = [
+        {"scenario": "x", "scheme": "metav", "repeats": 2, "models": n, "aruc": {"mean": 0.5, "ci95": None}}
+        for n in (None, 5)
+    ]
+    (ax,) = figures.sweep(rows, "models").axes
+    assert ax.lines[0].get_xydata().tolist() == [[5, 0.5]]

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from metav import Fingerprint, Part, Spec, Task, benchmark, scenarios, verify
+from metav import Fingerprint, Part, Spec, Task, benchmark, protocols, scenarios, verify
 from metav.cli import main
-from metav.errors import UsageError
+from metav.errors import StorageError, UsageError
 from metav.scenarios.task_models import ready
 from metav.zoo import Zoo
 
@@ -429,3 +429,18 @@ def test_a_task_whose_module_fails_says_where(text, words, tmp_path, monkeypatch
     monkeypatch.delitem(sys.modules, "broken", raising=False)
     with pytest.raises(UsageError, match=words):
         scenarios.load("broken:task")
+
+
+def test_what_is_not_built_is_told_with_the_command_that_builds_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setenv("METAV_HOME", str(tmp_path))
+    with pytest.raises(StorageError, match=r"run metav zoo build tumours:task --profile smoke\.$"):
+        Zoo(scenarios.load("tumours:task", "smoke")).record("target")
+    with pytest.raises(StorageError, match=r"run metav zoo build tumours:task --zoo '/no where' first\.$"):
+        Zoo(scenarios.load("tumours:task"), Path("/no where")).check_settings()
+
+
+def test_a_ready_negative_is_no_architecture_to_leave_out():
+    made = task(architectures={"wide": lambda: network(16)}, negatives={"other": network()}).scenario("cpu")
+    assert protocols.what_is_left_out(made, "unseen-architecture") == ["same", "wide"]
+    protocols.check_enough(made, "unseen-architecture", [0], 1)

@@ -293,3 +293,24 @@ def test_a_gan_whose_process_is_killed_goes_on_from_its_checkpoint_to_the_same_b
         assert start("b").wait() == 0
     assert whole.returncode == 0
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_last_batch_of_one_example_joins_the_one_before():
+    values = torch.arange(9)
+    for size, wanted in ((4, [4, 5]), (8, [9]), (5, [5, 4]), (1, 9 * [1]), (9, [9]), (20, [9])):
+        parts = training.mini_batches(values, size, 0)
+        assert [len(part) for part in parts] == wanted
+        assert torch.equal(torch.cat(parts), values)
+    assert [part.shape for part in training.mini_batches(torch.zeros(2, 5), 2, 1)] == [(2, 2), (2, 3)]
+
+
+def test_statistics_without_parameters_stay_before_all_that_learns():
+    with seeded(0):
+        net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.Dropout(), nn.Linear(4, 2))
+        net.append(nn.BatchNorm1d(2, affine=False))
+    net[0].requires_grad_(False)
+    training.train_mode(net)
+    assert [module.training for module in net] == [False, False, True, True, True]
+    net[0].requires_grad_(True)
+    training.train_mode(net)
+    assert all(module.training for module in net)

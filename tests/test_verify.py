@@ -8,16 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
 import tiny
+from metav import Fingerprint, Spec
 from metav.access import Access
 from metav.campaign import judge_all
 from metav.cli import main
 from metav.errors import SuspectError, UsageError
 from metav.schemes import get
+from metav.scorers import LabelAgreement
 from metav.verification import verify
 from misbehaving import serving
 
@@ -285,3 +289,37 @@ def test_a_list_needs_its_column_and_verdicts_their_own_file(file, tmp_path, cap
     assert main(command) == 2
     assert "choose another --out" in capsys.readouterr().err
     assert (tmp_path / "list.csv").read_text() == "suspect\na.onnx\n"
+
+
+def test_no_verdict_is_given_that_no_round_gave():
+    """Answers that are wrong every other time are right in the mean of five, mostly."""
+    noise, right = torch.Generator().manual_seed(0), torch.arange(100) % 10
+    x = torch.rand(100, 3, generator=noise)
+    made = Fingerprint(
+        queries=x,
+        scorer=LabelAgreement(100),
+        spec=Spec(input_shape=(3,), output_shape=(10,), low=0.0, high=1.0, output="probabilities"),
+        threshold=0.6,
+        provenance={},
+    )
+    made.scorer.load_state_dict({"labels": right})
+
+    def wavering(asked):
+        drawn = torch.randint(10, (len(asked),), generator=noise)
+        kept = torch.rand(len(asked), generator=noise) < 0.5
+        return one_hot(torch.where(kept, right[: len(asked)], drawn), 10).float()
+
+    with pytest.raises(SuspectError, match=r"got other ones each time, with matching rates from 0\.[45]"):
+        verify(made, wavering, repeat=3)
+
+
+def test_classes_as_yes_and_no_may_change_too(made):
+    noise, asked = torch.Generator().manual_seed(0), []
+
+    def wavering(x):
+        asked.append(len(x))
+        return torch.rand(len(x), generator=noise) < 0.5
+
+    with suppress(SuspectError):  # whatever the verdict is
+        verify(made, wavering, repeat=3)
+    assert asked == [len(made.queries), 3, *4 * [len(made.queries)]]

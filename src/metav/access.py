@@ -27,7 +27,7 @@ class Access:
     attempts
         How often a request is made that fails for a passing reason (time-outs, 429, 5xx, broken connections).
     rate
-        Queries a second at most; 0 for no limit.
+        Queries a second at most that a server is asked; 0 for no limit.
     timeout
         Seconds of silence after which a request has failed.
     header

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from metav.errors import IntegrityError, MetavError, StorageError
+from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
 from metav.zoo import Zoo
 
 _MEND = "export the zoo again."
@@ -69,13 +69,22 @@ def import_(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None)
     Raises
     ------
     StorageError, IntegrityError, SettingsError
-        As `check`; a suspect in the archive is damaged or missing; the folder holds another zoo, or cannot be written.
+        As `check`; a suspect in the archive is damaged or missing, or was made from a model that is another one here;
+        the folder holds another zoo, or cannot be written.
     """
     check(zoo, path)
     zoo.prepare()
     taken = 0
+    here = _origins(zoo)
     with _opened(path) as archive, tempfile.TemporaryDirectory(prefix=".import-", dir=zoo.folder) as folder:
         staged = Zoo(zoo.scenario, Path(folder))
+        for lineage in here:
+            _extract(archive, staged.files(lineage)[1].name, staged.folder)
+            if staged.record(lineage).digest != zoo.record(lineage).digest:
+                raise SettingsError(
+                    f"expected in {str(path)!r} what was made from {lineage} of {str(zoo.folder)!r}, got what was made "
+                    "from another one, as of another processor: import into an empty folder (--zoo)."
+                )
         for lineage in zoo.lineages():
             if not zoo.has(lineage):
                 for file in staged.files(lineage):
@@ -92,6 +101,16 @@ def import_(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None)
             if progress is not None:
                 progress(1)
     return taken
+
+
+def _origins(zoo: Zoo) -> list[str]:
+    """Models that are there already, of which others that are missing were made; all are compared with the target."""
+    origins = {"target": None} if zoo.has("target") else {}
+    for lineage in zoo.lineages():
+        parent = None if zoo.has(lineage) else zoo.scenario.lineage(lineage).parent
+        if parent is not None and zoo.has(parent):
+            origins[parent] = None
+    return [] if all(map(zoo.has, zoo.lineages())) else list(origins)
 
 
 @contextlib.contextmanager

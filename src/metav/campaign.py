@@ -17,6 +17,7 @@ from typing import Any
 from metav.access import Access
 from metav.endpoints import check, connect, fingerprint_of, named, shaping
 from metav.endpoints.ledger import Ledger
+from metav.endpoints.wrappers import Pace
 from metav.errors import EndpointError, MetavError, StorageError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.storage import canonical_json
@@ -60,7 +61,12 @@ class Outcome:
 
 
 def judge(
-    fingerprint: Fingerprint, suspect: str, access: Access, ledger: Path | None = None, content: str = ""
+    fingerprint: Fingerprint,
+    suspect: str,
+    access: Access,
+    ledger: Path | None = None,
+    content: str = "",
+    paces: dict[str, Pace] | None = None,
 ) -> Verdict:
     """Ask one suspect, and judge it; with a ledger no answer is lost, and none asked for twice.
 
@@ -76,6 +82,8 @@ def judge(
         The file of its answers.
     content
         Its `fingerprint_of`, where that is known already.
+    paces
+        As for `connect`.
     """
     with ExitStack() as stack:
 
@@ -83,7 +91,7 @@ def judge(
             facts = (named(suspect), content or fingerprint_of(suspect, access)) if suspect else ("", "")
             return stack.enter_context(closing(Ledger(ledger or Path(), fingerprint.digest, *facts)))
 
-        endpoint = connect(suspect, fingerprint.spec, access, None if ledger is None else book)
+        endpoint = connect(suspect, fingerprint.spec, access, None if ledger is None else book, paces)
         stack.enter_context(closing(endpoint))
         return verify(fingerprint, endpoint, repeat=REPEAT)
 
@@ -108,7 +116,7 @@ def judge_all(
     """
     check(access, fingerprint.spec)
     campaign = campaign_of(fingerprint, access)
-    done, lock = finished(out, campaign), Lock()
+    done, lock, paces = finished(out, campaign), Lock(), dict[str, Pace]()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         whole = len(_whole_lines(out.read_bytes())) if out.exists() else 0
@@ -129,7 +137,7 @@ def judge_all(
                 return Outcome(suspect=name, earlier=done[name])
             book = hashlib.sha256(f"{suspect}{content}".encode()).hexdigest()[:16]
             ledger = None if ledgers is None else ledgers / f"{book}.jsonl"
-            verdict = judge(fingerprint, suspect, access, ledger, content)
+            verdict = judge(fingerprint, suspect, access, ledger, content, paces)
             outcome = Outcome(suspect=name, content=content, verdict=verdict)
         except MetavError as error:
             outcome = Outcome(suspect=name, content=content, error=error)

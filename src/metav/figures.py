@@ -158,7 +158,7 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
             dash = DASHES[used.count(shade) % len(DASHES)]
             used.append(shade)
             ax.plot(x, means, color=shade, linewidth=1.6, linestyle=dash)
-            aside = 0.006 * (len(used) - 1) * max(row[name] for row in rows)
+            aside = 0.006 * (len(used) - 1) * max(row[name] or 0 for row in rows)
             at = [number + aside for number in x]
             ax.errorbar(at, means, within(means, halves), fmt="none", color=shade, elinewidth=0.8, capsize=2)
             ends.append((means[-1], line.replace(", ", "\n").replace("(", "\n(").replace(",", ",\n"), shade))

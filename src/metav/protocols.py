@@ -9,6 +9,7 @@ import numpy as np
 
 from metav.errors import UsageError, unknown
 from metav.scenarios.base import Scenario, Suspect
+from metav.suspects.independent import Ready
 
 Protocol = Literal["paper", "unseen-obfuscation", "unseen-architecture", "api", "open-world"]
 PROTOCOLS: tuple[Protocol, ...] = ("paper", "unseen-obfuscation", "unseen-architecture", "api", "open-world")
@@ -38,8 +39,8 @@ def check(scenario: Scenario, name: str) -> Protocol:
 def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[Suspect]]:
     """Halve positives and negatives at random into construction and test suspects (MetaV, section 5.2).
 
-    A suspect and what was made from it go to the same half, so that nothing derived from a test suspect is constructed
-    from.
+    A suspect and what was made from it go to the same half, and so do those that were made from one model between them
+    and the target: nothing that a test suspect shares but the target is constructed from.
 
     Raises
     ------
@@ -67,13 +68,14 @@ def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[S
 
 
 def kin(suspects: Sequence[Suspect]) -> list[list[Suspect]]:
-    """Suspects in groups of those that were made from one another, in the order of each group's first."""
-    names = {suspect.lineage for suspect in suspects}
+    """Suspects in groups of those that share more than the target, in the order of each group's first.
+
+    They were made from one another, or from the same model that was made from the target; or from one that was not.
+    """
     groups: dict[str, list[Suspect]] = {}
     for suspect in suspects:
         links = suspect.lineage.split(">")
-        ancestry = (">".join(links[: count + 1]) for count in range(len(links)))
-        groups.setdefault(next(name for name in ancestry if name in names), []).append(suspect)
+        groups.setdefault(">".join(links[: 1 + (links[0] == "target")]), []).append(suspect)
     return list(groups.values())
 
 
@@ -109,7 +111,8 @@ def what_is_left_out(scenario: Scenario, protocol: Protocol, only: Sequence[str]
     if protocol == "unseen-obfuscation":
         found = [scenario.lineage(each.lineage).obfuscation for each in scenario.suspects if each.positive]
     elif protocol == "unseen-architecture":
-        found = [scenario.lineage(each.lineage).made_anew for each in scenario.suspects if not each.positive]
+        lineages = [scenario.lineage(each.lineage) for each in scenario.suspects if not each.positive]
+        found = [each.made_anew for each in lineages if not isinstance(each.step, Ready)]  # which are of no known kind
     else:
         found = [""]
     if only is not None and found == [""]:

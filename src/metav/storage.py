@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors.torch import save
 from metav.errors import IntegrityError, StorageError
 
 Tensors = dict[str, torch.Tensor]
+OLD = 86_400.0  # seconds, after which nobody is still at a file
 _KEY = "metav"  # one metadata key only: the order of several is not stable from one file to the next
 
 
@@ -73,6 +75,14 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise StorageError(
             f"expected to write {str(path)!r}, got {error.strerror!r}: choose a folder you may write to."
         ) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed have left half-written, more than `OLD` seconds ago."""
+    for file in folder.glob(".*.*"):
+        with contextlib.suppress(OSError):
+            if file.is_file() and time.time() - file.stat().st_mtime > OLD:
+                file.unlink()
 
 
 def _sync(folder: Path) -> None:

@@ -184,11 +184,18 @@ def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], object
 
 
 def train_mode(model: nn.Module) -> None:
-    """Train mode, but for modules whose parameters are all frozen: their batch statistics must not move either."""
+    """Train mode, but for modules whose parameters are all frozen: their batch statistics must not move either.
+
+    Nor must those of norms without parameters that come before all that learns.
+    """
     model.train()
+    learning = False
     for module in model.modules():
         own = list(module.parameters(recurse=False))
-        if own and not any(parameter.requires_grad for parameter in own):
+        learns = any(parameter.requires_grad for parameter in own)
+        learning |= learns
+        norm = not own and any(True for _ in module.buffers(recurse=False))
+        if (own and not learns) or (norm and not learning):
             module.eval()
 
 
@@ -243,7 +250,7 @@ def _descend(
     live = {**state, **{f"learnt.{name}": each for name, each in learnt.items()}, **optimiser.state(), "random": random}
     done = checkpoint.resume(live) if checkpoint else 0  # steps
     for epoch, (x, y, taught) in enumerate(islice(epochs, training.until or None)):
-        batches = [each.split(training.batch, examples) for each in (x, y, y if taught is None else taught)]
+        batches = [mini_batches(each, training.batch, examples) for each in (x, y, y if taught is None else taught)]
         first = epoch * len(batches[0])
         if done >= first + len(batches[0]):
             continue
@@ -270,6 +277,15 @@ def _descend(
                     random.copy_(torch.get_rng_state())
                     checkpoint.save(live, done)
         yield epoch + 1
+
+
+def mini_batches(values: Tensor, size: int, axis: int) -> list[Tensor]:
+    """Parts of `size` along an axis, the last one smaller; never of one example, which batch norm cannot learn from."""
+    count = values.shape[axis]
+    sizes = [size] * (count // size) + ([count % size] if count % size else [])
+    if len(sizes) > 1 and size > 1 and sizes[-1] == 1:
+        sizes[-2:] = [size + 1]
+    return list(values.split(sizes, axis))
 
 
 def adverse(forward: Callable[[Tensor], Tensor], loss: Loss, inputs: Tensor, labels: Tensor, size: float) -> Tensor:

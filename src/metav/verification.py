@@ -60,7 +60,8 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
         The suspect: a callable on batches, or an endpoint.
     repeat
         How many of the queries are asked a second time. If an answer then changes, all are asked until each has
-        `ROUNDS` answers, and each of these rounds must give the same verdict; the rate is that of the mean answers.
+        `ROUNDS` answers, and each of these rounds must give the same verdict, and their mean answers too, whose rate
+        counts.
 
     Raises
     ------
@@ -85,15 +86,15 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
         if _changed(raw, again):
             rounds = [outputs, *(understood(query(model, queries))[0] for _ in range(ROUNDS - 1))]
             asked += (ROUNDS - 1) * len(queries)
-            rates = [fingerprint.score(each) for each in rounds]
+            outputs = torch.stack(rounds).mean(0)
+            rate = fingerprint.score(outputs)
+            rates = [*(fingerprint.score(each) for each in rounds), rate]
             if len({each > fingerprint.threshold for each in rates}) > 1:
                 raise SuspectError(
                     "expected the same answers to the same queries, got other ones each time, with matching rates from "
                     f"{min(rates):.3f} to {max(rates):.3f} around the threshold of {fingerprint.threshold:.3f}: no "
                     "verdict can be given on this suspect."
                 )
-            outputs = torch.stack(rounds).mean(0)
-            rate = fingerprint.score(outputs)
             remarks += (f"answers change: asked {ROUNDS} times, rates from {min(rates):.3f} to {max(rates):.3f}",)
     return Verdict(
         rate=rate,
@@ -115,5 +116,6 @@ def _changed(first: Tensor, second: Tensor) -> bool:
     """Whether answers to the same queries differ by more than rounding."""
     if first[: len(second)].shape != second.shape:
         return True
-    apart = (first[: len(second)].double() - second.double()).abs().max()
+    first, second = first.double(), second.double()
+    apart = (first[: len(second)] - second).abs().max()
     return not bool(apart <= STEADY * first.abs().max().clamp(min=1e-9))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from metav import engine
 from metav.building import Record, build_group
 from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
 from metav.scenarios import Scenario
-from metav.storage import canonical_json, home, load_tensors, make_folder, write_atomic
+from metav.storage import canonical_json, home, load_tensors, make_folder, sweep, write_atomic
 from metav.suspects import Lineage
 from metav.suspects.distillation import Distillation
 from metav.suspects.facade import Change
@@ -52,7 +53,12 @@ class Zoo:
         self.cohort = scenario.cohort if cohort else None
         self.strangers = scenario.strangers if open_world else ()
         self.fractions = tuple(snapshots)
-        self.folder = folder or home() / "zoo" / scenario.name / scenario.profile
+        usual = home() / "zoo" / scenario.name / scenario.profile
+        self.folder = folder or usual
+        words = ["metav zoo build", scenario.called or scenario.name]
+        words += [] if scenario.profile == "cpu" else ["--profile", scenario.profile]
+        words += [] if self.folder == usual else ["--zoo", shlex.quote(str(folder))]
+        self.command = " ".join(words)
         self.settings = {"format": str(FORMAT), **scenario.settings()}
 
     @cached_property
@@ -116,7 +122,7 @@ class Zoo:
         return self._weights(lineage), self._record(lineage)
 
     def _mend(self, name: str) -> str:
-        return f"delete {name} there and run metav zoo build {self.scenario.name} again."
+        return f"delete {name} there and run {self.command} again."
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -135,7 +141,7 @@ class Zoo:
             found = json.loads(path.read_bytes())
         except FileNotFoundError as error:
             raise StorageError(
-                f"expected a zoo in {str(self.folder)!r}, got none: run metav zoo build {self.scenario.name} first."
+                f"expected a zoo in {str(self.folder)!r}, got none: run {self.command} first."
             ) from error
         except (OSError, ValueError) as error:
             raise IntegrityError(
@@ -179,8 +185,7 @@ class Zoo:
             return record
         except OSError as error:
             raise StorageError(
-                f"expected suspect {lineage} in {str(self.folder)!r}, got none: "
-                f"run metav zoo build {self.scenario.name}."
+                f"expected suspect {lineage} in {str(self.folder)!r}, got none: run {self.command}."
             ) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(
@@ -259,6 +264,7 @@ class Zoo:
             The folder holds another zoo, or cannot be written.
         """
         self.prepare()
+        sweep(self.folder)
         missing = sum(not self.whole(lineage) for lineage in self.lineages())
         for level in self.plan():
             todo = [group for group in level if not all(self.whole(lineage) for lineage in group)]

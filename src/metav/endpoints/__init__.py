@@ -9,12 +9,13 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from metav.access import QUERY, Access
 from metav.endpoints.base import Endpoint, Local, Wrapper
 from metav.endpoints.ledger import Ledger, Recorded
 from metav.endpoints.onnx_file import OnnxFile, weights_beside
-from metav.endpoints.wrappers import Batched, Ordered, Paced, Prepared
+from metav.endpoints.wrappers import Batched, Ordered, Pace, Paced, Prepared
 from metav.errors import MissingExtraError, UsageError
 from metav.spec import Spec
 from metav.storage import canonical_json
@@ -25,7 +26,11 @@ WHOLE, REQUEST = 4096, 32  # queries at a time: of a file, of a server
 
 
 def connect(
-    suspect: str, spec: Spec, access: Access | None = None, ledger: Callable[[], Ledger] | None = None
+    suspect: str,
+    spec: Spec,
+    access: Access | None = None,
+    ledger: Callable[[], Ledger] | None = None,
+    paces: dict[str, Pace] | None = None,
 ) -> Endpoint:
     """An endpoint for a suspect.
 
@@ -40,6 +45,9 @@ def connect(
         How it is asked.
     ledger
         Opens what keeps its answers, once there is a suspect to ask; without one they all come from it.
+    paces
+        Those of servers that are being asked, by host; the suspect's is added. Suspects of one server keep to one
+        `access.rate` together.
 
     Raises
     ------
@@ -51,7 +59,7 @@ def connect(
     access = access or Access()
     check(access, spec)
     size = size_of_batches(suspect, access)
-    found = _reach(suspect, spec, access) if suspect else None
+    found = _reach(suspect, spec, access, {} if paces is None else paces) if suspect else None
     endpoint: Endpoint
     if ledger is not None:
         endpoint = Recorded(found, ledger(), size)
@@ -118,7 +126,7 @@ def size_of_batches(suspect: str, access: Access) -> int:
     return access.batch or (REQUEST if online(suspect) else WHOLE)
 
 
-def _reach(suspect: str, spec: Spec, access: Access) -> Endpoint:
+def _reach(suspect: str, spec: Spec, access: Access, paces: dict[str, Pace]) -> Endpoint:
     """The suspect, asked as often, as fast and with such inputs as it wants."""
     if not online(suspect) and "://" in suspect:
         raise UsageError(f"expected a path, or a URL with http or https, got {suspect!r}: check the address.")
@@ -127,7 +135,9 @@ def _reach(suspect: str, spec: Spec, access: Access) -> Endpoint:
         adapter = _online(suspect, access)
         from metav.endpoints.retried import Retried
 
-        found = Retried(Paced(adapter, access.rate) if access.rate else adapter, access.attempts)
+        if access.rate:
+            adapter = Paced(adapter, paces.setdefault(urlsplit(suspect).netloc, Pace(access.rate)))
+        found = Retried(adapter, access.attempts)
     else:
         found = OnnxFile(Path(suspect), access.output)
     if access.box is not None or access.channels_last:

@@ -14,7 +14,7 @@ class Endpoint(ABC):
     """What one suspect is asked through; a `Model` like any other, that can tell about itself.
 
     Adapters (`OnnxFile`, `InferenceV2`, `JsonApi`) reach a suspect; wrappers (`Batched`, `Paced`, `Retried`,
-    `Prepared`, `Recorded`, `Changed`) are endpoints around an endpoint, and compose.
+    `Prepared`, `Recorded`) are endpoints around an endpoint, and compose.
     """
 
     @abstractmethod

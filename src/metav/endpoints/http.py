@@ -20,6 +20,7 @@ from metav.errors import EndpointError, UsageError
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 SHOWN = 160  # characters of what a server wrote that an error repeats
 KEY = 8  # characters, from which on what stands in a URL's query is taken for a secret
+SHORT = 4  # characters; a header's value with fewer, such as a version, is none
 
 
 class Server:
@@ -44,7 +45,8 @@ class Server:
         parts = split(url)
         asked = [parts.query, *(pair.partition("=")[2] for pair in parts.query.split("&"))]
         asked += [unquote_plus(each) for each in asked]
-        self._secrets = [value for value in (headers or {}).values() if value] + [v for v in asked if len(v) >= KEY]
+        self._secrets = [value for value in (headers or {}).values() if len(value) >= SHORT]
+        self._secrets += [value for value in asked if len(value) >= KEY]
         if parts.password or parts.username:
             raise UsageError("expected a URL without a password, got one with it: use --header NAME=VARIABLE.")
         self.shown = parts._replace(query="", fragment="").geturl()  # queries of URLs hold keys now and then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from torch import Tensor
 from metav.endpoints.base import Endpoint, Wrapper, asked
 from metav.errors import EndpointError
 from metav.spec import Spec
-from metav.suspects.facade import Change
 
 
 class Batched(Wrapper):
@@ -32,17 +32,31 @@ class Batched(Wrapper):
         return torch.cat(parts)
 
 
-class Paced(Wrapper):
-    """Ask at most `rate` queries a second, on average."""
+class Pace:
+    """Turns of all who ask one server: at most `rate` queries a second between them, on average."""
 
-    def __init__(self, inner: Endpoint, rate: float) -> None:
+    def __init__(self, rate: float) -> None:
+        self.rate, self._next, self._lock = rate, 0.0, Lock()
+
+    def wait(self, queries: int) -> None:
+        """Wait for one's turn to ask so many."""
+        with self._lock:
+            now = time.monotonic()
+            turn = max(now, self._next)
+            self._next = turn + queries / self.rate
+        time.sleep(turn - now)
+
+
+class Paced(Wrapper):
+    """Ask at a `pace`, which others may share."""
+
+    def __init__(self, inner: Endpoint, pace: Pace) -> None:
         super().__init__(inner)
-        self.rate, self.next = rate, 0.0
+        self.pace = pace
 
     def query(self, batch: Tensor) -> Tensor:
         """The answers, after waiting for one's turn."""
-        time.sleep(max(0.0, self.next - time.monotonic()))
-        self.next = time.monotonic() + len(batch) / self.rate
+        self.pace.wait(len(batch))
         return self.inner.query(batch)
 
 
@@ -71,18 +85,6 @@ class Prepared(Wrapper):
             low, high = self.spec.bounds()
             batch = self.box[0] + (batch - low) * ((self.box[1] - self.box[0]) / (high - low))
         return self.inner.query(batch.movedim(1, -1) if self.last else batch)
-
-
-class Changed(Wrapper):
-    """An endpoint with changed answers: label only `Top(k=1, values=0)`, top-k `Top(k=3)`, `Rounding(unit=0.01)`."""
-
-    def __init__(self, inner: Endpoint, change: Change) -> None:
-        super().__init__(inner)
-        self.change = change
-
-    def query(self, batch: Tensor) -> Tensor:
-        """The changed answers."""
-        return self.change.changed(self.inner.query(batch))
 
 
 class Ordered(Wrapper):

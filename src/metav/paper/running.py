@@ -59,6 +59,7 @@ def run(
     if part.learning:
         rows, failures = learning.curves(zoo, planned(part, zoo), jobs=jobs, progress=progress)
         if not rows:
+            (folder / CURVES).unlink(missing_ok=True)  # of an earlier run, which would pass for this one's
             return [], failures
         facts = {
             **results.facts(zoo.scenario, command),
@@ -79,7 +80,9 @@ def run(
         progress=progress,
         failed=failures.append,
     )
-    if found:
+    if not found:
+        (folder / "results.json").unlink(missing_ok=True)
+    else:
         lacking = {name: reason for name in part.schemes if (reason := benchmark.lacking(zoo, name))}
         report.write(folder, zoo.scenario, found, command, lacking, failures)
     return found, failures

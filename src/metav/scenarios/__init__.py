@@ -10,6 +10,7 @@ from __future__ import annotations
 import copyreg
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def load(name: str, profile: str = "cpu") -> Scenario:
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
     if (name, profile) not in _loaded:
-        _loaded[name, profile] = (SCENARIOS.get(name) or _task(name).scenario)(_profile(profile))
+        found = (SCENARIOS.get(name) or _task(name).scenario)(_profile(profile))
+        _loaded[name, profile] = replace(found, called=name)
     return _loaded[name, profile]
 
 

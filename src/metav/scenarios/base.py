@@ -167,6 +167,8 @@ class Scenario:
         (target, part by name) -> further ones, which are not trained by the zoo.
     views
         What an API may let out of the answers, by name, besides all of them: changes that leave the inputs alone.
+    called
+        What it is called on the command line, where that is not its name.
     """
 
     name: str
@@ -186,6 +188,7 @@ class Scenario:
     strangers: tuple[Suspect, ...] = ()
     outsiders: Callable[[Model, Callable[[str], Part]], Iterable[Outsider]] | None = None
     views: Mapping[str, Change] = field(default_factory=dict)
+    called: str = ""
 
     def lineage(self, text: str) -> Lineage:
         """Parse a lineage in which `target` stands for this scenario's target."""

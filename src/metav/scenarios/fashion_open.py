@@ -164,7 +164,8 @@ def components(size: int, images: Tensor) -> Model:
     """Principal components, weighted by the first `size` values of a code."""
     flat = images.flatten(1)
     mean = flat.mean(0)
-    _, scale, axes = torch.pca_lowrank(flat - mean, q=size, center=False, niter=4)
+    with seeded(size):  # it starts from random directions
+        _, scale, axes = torch.pca_lowrank(flat - mean, q=size, center=False, niter=4)
     mixed = (scale / len(flat) ** 0.5)[:, None] * axes.T
     return lambda z: (mean + z[:, :size] @ mixed).clamp(0, 1).reshape(-1, 1, SIDE, SIDE)
 

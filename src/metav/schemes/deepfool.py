@@ -118,7 +118,6 @@ def deepfool(
         z = log_probabilities(model, at)
         still = (z.argmax(1) == own[open_]).nonzero()[:, 0]
         if not len(still):
-            open_ = open_[:0]
             break
         f, w = differences(z, at, order[open_])
         open_, f, w = open_[still], f[still], w[still]

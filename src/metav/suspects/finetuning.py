@@ -59,7 +59,8 @@ def _last(model: nn.Module, count: int) -> tuple[str, ...]:
     if not 0 < count <= len(found):
         raise UsageError(f"expected last between 0 and {len(found)} layers, got {count}: change the lineage.")
     prefix = found[-count][0]
-    first = next((index for index, name in enumerate(names) if name.startswith(f"{prefix}.")), None)
+    start = f"{prefix}." if prefix else ""  # of a model that is one layer
+    first = next((index for index, name in enumerate(names) if name.startswith(start)), None)
     if first is None:
         raise UsageError(
             f"expected weights of its own in the layer {prefix}, got those of another one: choose another last layer."

@@ -48,8 +48,8 @@ class WeightPruning:
 class FilterPruning:
     """Set the `ratio` filters of smallest L1 norm to zero in every convolution, with their biases.
 
-    MetaV, section 5.2, item 1 (ratios k/16). One filter of each convolution always stays: with none left a model
-    answers a constant. As a lineage: `fp(0.25)`. Needs at least one convolution.
+    MetaV, section 5.2, item 1 (ratios k/16). Of each convolution one filter at least goes, and one always stays: with
+    none left a model answers a constant. As a lineage: `fp(0.25)`. Needs at least one convolution.
     """
 
     ratio: float
@@ -69,7 +69,11 @@ class FilterPruning:
             assert isinstance(weight, nn.Parameter)  # noqa: S101 (for the type checker: layers() saw it)
             weight.data = weight.data.contiguous()
             filters = weight.data.transpose(0, 1) if transposed else weight.data
-            count = min(round(self.ratio * len(filters)), len(filters) - 1)
+            if transposed and getattr(layer, "groups", 1) != 1:
+                raise UsageError(
+                    "expected transposed convolutions that see all channels for fp, got groups of them: use wp(ratio)."
+                )
+            count = min(max(round(self.ratio * len(filters)), 1), len(filters) - 1)
             smallest = filters.abs().flatten(1).sum(1).argsort(stable=True)[:count]
             filters[smallest] = 0.0
             if isinstance(layer.bias, nn.Parameter):
