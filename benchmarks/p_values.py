@@ -33,6 +33,7 @@ from metav.zoo import Zoo
 
 SCHEME = "cohort(exact=1)"
 SEED, LATER = re.compile(r"\bseed=(\d+)"), 1000  # of strangers that the zoo does not hold
+FAR = 3.0  # times the share that a uniform p-value has: a target that is named in the figure
 LEVELS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -91,16 +92,23 @@ def p_values(target: int) -> list[dict[str, Any]]:
 def drawn(strangers: pd.DataFrame) -> Figure:
     """The share of strangers with at most each p-value, a thin line for each target; the diagonal is uniform."""
     with mpl.rc_context(figures.STYLE):
-        figure = Figure(figsize=(4.2, 4), layout="constrained")
+        figure = Figure(figsize=(4.6, 4.4), layout="constrained")
         ax = figure.subplots()
-        grid = np.linspace(0, 1, 258)
-        for _, mine in strangers.groupby("target"):
-            ax.plot(grid, (mine.p.to_numpy()[:, None] <= grid).mean(0), color=figures.SHADE, linewidth=1)
+        grid = np.arange(1, 258) / 257 + 1e-9  # of 256 teachers and the target
+        for target, mine in strangers.groupby("target"):
+            shares = (mine.p.to_numpy()[:, None] <= grid).mean(0)
+            ax.step(grid, np.where(shares > 0, shares, np.nan), color=figures.SHADE, linewidth=1, where="post")
+            if shares[int(0.05 * 257)] > FAR * 0.05:
+                ax.text(0.05, 1.1 * shares[int(0.05 * 257)], f"target {target}", ha="right", color=figures.INK)
         shares = (strangers.p.to_numpy()[:, None] <= grid).mean(0)
-        ax.plot(grid, shares, color=figures.colour("cohort"), linewidth=2)
-        ax.plot([0, 1], [0, 1], color=figures.INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="p-value", ylabel="share of strangers with at most that p-value")
-        ax.text(0.98, 0.06, "dashed: uniform\nthin: single targets", ha="right", color=figures.INK)
+        ax.step(grid, shares, color=figures.colour("cohort"), linewidth=2, where="post", label="all targets")
+        ax.plot([0.001, 1], [0.001, 1], color=figures.INK, linewidth=0.8, linestyle=(0, (4, 3)), label="uniform")
+        ax.plot([], [], color=figures.SHADE, linewidth=1, label="single targets")
+        ax.axvline(LEVELS[0], color=figures.INK, linewidth=0.6)
+        ax.text(1.06 * LEVELS[0], 0.0013, f"built-in level {LEVELS[0]}", color=figures.INK)
+        ax.set(xscale="log", yscale="log", xlim=(0.0038, 1), ylim=(0.001, 1), xlabel="p-value")
+        ax.set_ylabel("share of strangers with at most that p-value")
+        ax.legend(loc="upper left", frameon=False)
     return figure
 
 
