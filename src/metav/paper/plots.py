@@ -15,7 +15,7 @@ from metav.figures import INK, STYLE, colour
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NO_LOSS = 1e-4  # a loss below is drawn on a linear axis: it may be 0
+LITTLE = 0.1  # a loss below is drawn on a linear axis: it may be 0
 
 
 def bars(rows: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str, float]]) -> Figure:
@@ -71,8 +71,8 @@ def grid(rows: Sequence[dict[str, Any]], scores: pd.DataFrame) -> Figure:
             title = "\n".join(textwrap.wrap(rows[index]["title"].replace(",", ", "), 34))
             ax.set_title(f"{title}\nARUC {rows[index]['aruc']['mean']:.3f}", loc="left", fontsize=8)
             ax.label_outer()
+            ax.tick_params(labelbottom=True)
             if index + across >= len(rows):  # the lowest of its column, though there may be room for another below
-                ax.tick_params(labelbottom=True)
                 ax.set_xlabel("threshold on the matching rate")
     return figure
 
@@ -80,8 +80,8 @@ def grid(rows: Sequence[dict[str, Any]], scores: pd.DataFrame) -> Figure:
 def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
     """ARUC and loss against the seconds of construction (Fig. 4), means over repetitions.
 
-    The band is the 95 % interval of the ARUC; thin lines are the losses of repetitions. Most is learnt in the first
-    seconds, and losses get small: the axes of both are logarithmic, but for losses near 0.
+    The band is the 95 % interval of the ARUC. Most is learnt in the first seconds, and losses get small: the axes of
+    both are logarithmic, but for losses near 0.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -102,19 +102,18 @@ def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
                     below, above = figures.within(means[key].to_numpy(), halves)
                     low, high = means[key] - below, means[key] + above
                     ax.fill_between(means.seconds, low, high, color=colour(scheme), alpha=0.15, linewidth=0)
-                else:
-                    for _, one in mine.groupby("repetition"):
-                        ax.plot(one.seconds, one[key], color=colour(scheme), linewidth=0.6, alpha=0.5)
-                if key == "aruc":
                     label = "\n".join(textwrap.wrap(scheme.replace(",", ", "), 40))
-                    ax.text(0.98, 0.04 + 0.12 * index, label, color=colour(scheme), ha="right", transform=ax.transAxes)
+                    ax.text(0.98, 0.16 - 0.12 * index, label, color=colour(scheme), ha="right", transform=ax.transAxes)
             ax.set(xlabel="seconds of construction", ylabel=title, xscale="log")
             ax.xaxis.set_major_formatter("{x:g}")
             if key == "loss":
-                ax.set_yscale("symlog", linthresh=NO_LOSS, linscale=0.3)
+                ax.set_yscale("symlog", linthresh=LITTLE, linscale=0.5)
             ax.set_ylim(0, 1 if key == "aruc" else None)
         figure.suptitle(
-            f"{scenario}: learning, {table.repetition.nunique()} repetitions", fontsize=10, x=0.01, ha="left"
+            f"{scenario}: means of {table.repetition.nunique()} repetitions, with the 95 % interval of the ARUC",
+            fontsize=10,
+            x=0.01,
+            ha="left",
         )
     return figure
 
