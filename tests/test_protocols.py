@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from metav import benchmark, protocols, scenarios
+from metav import benchmark, kept_cohort, protocols, scenarios, stacks
 from metav.cells import Cell
 from metav.cli import main
 from metav.errors import UsageError
@@ -135,6 +135,31 @@ def test_a_process_reads_a_cohort_once(smoke_zoo, monkeypatch):
     assert list(benchmark.ensemble(Zoo(fewer, zoo.folder, cohort=True), known, cohort=True).cohort.kinds) == [
         "as it is"
     ]
+
+
+def test_what_a_cohort_answered_to_candidates_is_kept(smoke_zoo, tmp_path, monkeypatch):
+    asked, answered = [], stacks._side_by_side
+    monkeypatch.setenv("METAV_HOME", str(tmp_path))
+    monkeypatch.setattr(kept_cohort, "MANY", 30)
+    monkeypatch.setattr(stacks, "_side_by_side", lambda *given: (asked.append(len(given[2])), answered(*given))[1])
+    monkeypatch.setattr(benchmark, "_cohorts", {})
+    zoo = Zoo(smoke_zoo.scenario, smoke_zoo.folder, cohort=True)
+    zoo.build(jobs=1)
+
+    def made(scheme):
+        asked.clear()
+        found = benchmark.construct(zoo, scheme, zoo.scenario.suspects, queries=6, seed=0)
+        return found, [count for count in asked if count >= 30]
+
+    first, many = made("cohort(real=20,pool=20)")
+    assert many.count(40) == 2 * len(zoo.cohort.kinds)  # thefts from teachers, and from the target
+    again, many = made("cohort(real=20,pool=20)")
+    assert (again.digest, many) == (first.digest, [])
+    kept = sorted(tmp_path.rglob("*.safetensors"))
+    kept[0].write_bytes(kept[0].read_bytes()[:-1])  # as a full disk leaves it
+    again, many = made("cohort(real=20,pool=20)")
+    assert (again.digest, len(many)) == (first.digest, 1)
+    assert made("cohort(real=20,pool=20,half=1)")[1]  # other answers
 
 
 def test_bench_has_a_row_for_each_that_is_left_out(smoke_zoo, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from metav import cells, engine, protocols, schemes
+from metav import cells, engine, kept_cohort, protocols, schemes
 from metav.answers import understand
 from metav.cells import Cell, CellResult, Failure, Kept, Score
 from metav.errors import MetavError, SuspectError, UsageError
@@ -24,7 +24,6 @@ from metav.schemes import Ensemble
 from metav.schemes.base import CohortModels
 from metav.schemes.cohort import Cohort
 from metav.spec import Model
-from metav.stacks import together
 from metav.storage import canonical_json, make_folder
 from metav.verification import query
 from metav.zoo import Zoo
@@ -97,11 +96,7 @@ def _cohort(zoo: Zoo, plan: CohortPlan) -> CohortModels:
     key = zoo.folder, zoo.record("target").digest, repr(plan)
     if key not in _cohorts:
         _cohorts.clear()
-        _cohorts[key] = CohortModels(
-            teachers=plan.teachers,
-            kinds={kind: together([zoo.load(each) for each in plan.lineages(kind)]) for kind in plan.kinds},
-            others=[zoo.load(each) for each in plan.others],
-        )
+        _cohorts[key] = kept_cohort.read(zoo, plan)
     return _cohorts[key]
 
 

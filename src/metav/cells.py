@@ -78,7 +78,8 @@ class Score:
 class CellResult:
     """Scores of a cell, one a test suspect, and two timings.
 
-    `construct_seconds` includes loading the suspects to construct from, but not a cohort, which a process loads once;
+    `construct_seconds` includes loading the suspects to construct from, but not a cohort, which a process loads once,
+    nor what its models have answered before (`metav.kept_cohort`);
     `verify_seconds` is for asking and scoring all test suspects.
     """
 

@@ -17,6 +17,9 @@ from metav.verification import query
 
 Answer = Literal["labels", "vectors", "anything"]
 
+Columns = Callable[[Model, Tensor], Tensor]
+"""(models, inputs) -> some figures for each of their answers, (models, n, c)."""
+
 ROUNDING = 1e-5  # by how much a rate may differ where the same model is computed in another way
 GLANCE = 64  # examples whose answers tell that a target is of no use
 
@@ -83,6 +86,13 @@ class CohortModels:
     teachers: int
     kinds: Mapping[str, Model]
     others: Sequence[Model] = ()
+
+    def columns(self, kind: str, x: Tensor, columns: Columns, how: str) -> Tensor:
+        """What `columns` makes of the answers of a kind's thefts to x (n, ...), one by one; `how` names what it does.
+
+        A cohort may keep that, as its models are many.
+        """
+        return columns(self.kinds[kind], x)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -232,7 +232,7 @@ class Answers:
 
     def of(self, kind: str, x: Tensor) -> Tensor:
         """Those (M + R, n, c) of the thefts of one kind to x (n, ...)."""
-        return self._columns(self.cohort.kinds[kind], x)
+        return self.cohort.columns(kind, x, self._columns, f"{self.output}{' in bfloat16' if self.half else ''}")
 
     def known(self, x: Tensor) -> Known:
         """Those of all models to x (n, ...)."""
