@@ -1,10 +1,12 @@
 """What the parts of a matched-teacher cohort cost and bring: fewer teachers, fewer kinds of theft, other options.
 
-    python benchmarks/cohort_parts.py [--scenario warfarin] [--repeats 5] [--jobs 2] [--out FILE]
+    python benchmarks/cohort_parts.py [--scenario warfarin] [--without KIND ...] [--variants NAME ...] [--repeats 5]
+        [--jobs 2] [--out FILE]
 
 Each variant is a scheme on the zoo of a smaller cohort, tested by the paper's protocol and in the open world. Minutes
-are those of one process for the training of the cohort's models, from the zoo's records. Writes all rows, and prints a
-table. Interrupted, it goes on where it was.
+are those of one process for the training of the cohort's models, from the zoo's records. With --without there is one
+more, without these kinds of theft; --variants names some, by parts of their names. Writes all rows, and prints a table.
+Interrupted, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ PROTOCOLS: tuple[protocols.Protocol, ...] = ("paper", "open-world")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", choices=paper.SCENARIOS, default="warfarin")
+    parser.add_argument("--without", nargs="+", default=[], help="kinds of theft, e.g. 'FP 0.87'")
+    parser.add_argument("--variants", nargs="+", default=[""], help="parts of the names of variants; default: all")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="default: results/cohort-parts/SCENARIO.json")
@@ -47,7 +51,9 @@ def main() -> None:
     scenario = scenarios.load(options.scenario, "cpu")
     heads = ("cohort", "models", "minutes", "paper: ARUC", "missed", "open world: AUC", "false accusations", "missed")
     table, rows = [line(*heads), "|---" * len(heads) + "|"], []
-    for name, plan, scheme in variants(scenario, "cohort"):
+    for name, plan, scheme in variants(scenario, "cohort", options.without):
+        if not any(part in name for part in options.variants):
+            continue
         zoo = Zoo(replace(scenario, cohort=plan), cohort=True, open_world=True)
         zoo.build(jobs=options.jobs)
         known = {zoo.scenario.lineage(each).text for each in plan.all()} - {"target"}
@@ -72,11 +78,14 @@ def shown(on_paper: Mapping[str, Any], outside: Mapping[str, Any]) -> str:
     return line(on_paper["variant"], str(on_paper["cohort_models"]), f"{on_paper['minutes']:.1f}", *figures, *counts)
 
 
-def variants(scenario: Scenario, scheme: str) -> Iterator[tuple[str, CohortPlan, str]]:
+def variants(scenario: Scenario, scheme: str, without: Sequence[str]) -> Iterator[tuple[str, CohortPlan, str]]:
     """What is measured: a name, the plan of the cohort, and the scheme."""
     plan = scenario.cohort
     assert plan is not None
     yield f"as planned: {plan.teachers} teachers", plan, scheme
+    if without:
+        kinds = {name: links for name, links in plan.kinds.items() if name not in without}
+        yield f"without {' and '.join(without)}", replace(plan, kinds=kinds), scheme
     for share in (2, 4, 8):
         fewer = replace(plan, teachers=plan.teachers // share)
         yield f"{fewer.teachers} teachers", fewer, scheme

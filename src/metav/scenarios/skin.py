@@ -211,9 +211,9 @@ def _cohort(size: Size, smoke: bool) -> CohortPlan:
     taught = f"batch={size.batch},seed=0"
     kinds = {
         "as it is": "",
-        **{f"WP {ratio}": f"wp({ratio})" for ratio in (0.45, 0.75, 0.85)},
-        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.27, 0.47, 0.67)},
-        "FP 0.47, tuned": f"fp(0.47)>ftal({recovery})",
+        **{f"WP {ratio}": f"wp({ratio})" for ratio in (0.45, 0.75, 0.85, 0.93)},
+        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.27, 0.47, 0.67, 0.87)},
+        **{f"FP {ratio}, tuned": f"fp({ratio})>ftal({recovery})" for ratio in (0.47, 0.67)},
         "FTAL": f"ftal({tuning})",
         "RTLL": f"rtll({tuning})",
         "RTAL": f"rtal({tuning})",
