@@ -95,7 +95,7 @@ SIZES: Mapping[Profile, Size] = {
         taught=2,
         tuning=2,
         teachers=32,
-        copies=4,
+        copies=12,
         student=3,
         small=8,
     ),

@@ -178,7 +178,7 @@ def _cohort(recipe: Recipe, smoke: bool) -> CohortPlan:
     more = [(size, data, 310 + seed) for size in sizes for data in ("own", "public") for seed in range(seeds)]
     return CohortPlan(
         teachers=8 if smoke else 256,
-        copies=2 if smoke else 12,
+        copies=2 if smoke else 96,
         teacher=_scratch("S", "own", recipe, recipe.target_seed),
         kinds=kinds,
         others=tuple(others + [_scratch(size, data, recipe, seed) for size, data, seed in more]),

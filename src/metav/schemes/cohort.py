@@ -4,14 +4,13 @@ metav's own scheme; docs/cohort.md has the idea and what it brings. Symbols, for
 columns: mu and sd are mean and spread of the thefts from the teachers T_j; C holds those thefts, s the mean of the
 thefts from the target F and W the thefts from F around it, B independent models, all as deviations from mu in units
 of sd. Sigma = Cov(C) + Cov(W) + w^2 E[B B'], whose last term is the second moment about mu, as how far independent
-models are from the teachers is to count too; A = (Sigma + ridge I)^-1, and the information that queries give about k
+models are from the teachers is to count too; A = (Sigma + r I)^-1, and the information that queries give about k
 is s' A s.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
@@ -27,7 +26,6 @@ from metav.schemes.cohort_answers import (
     Answers,
     Conditioned,
     Known,
-    Moments,
     candidates,
     choose,
 )
@@ -47,8 +45,12 @@ class Cohort:
         Share of the queries that are chosen among real data alone; the others are chosen among all candidates.
     real, pool
         Candidates for queries: how many of the real data at most, and how many others.
-    ridge, independents
-        What is added to Cov(C) + Cov(W): to its diagonal; the weight w of B, by which it is multiplied.
+    ridge, sharp
+        What r is. A large one is for thefts of kinds that the cohort has not: `ridge` in the test of large matches.
+        Thefts of its kinds are known the better the more teachers M and copies R there are: where queries are chosen,
+        and in the test of matched controls, r is `sharp` (1/M + 1/R), but not more than `ridge`.
+    independents
+        The weight w of B.
     exact
         1 for a p-value that holds for strangers of any kind, on average over targets that were trained exactly as the
         teachers (`metav.schemes.cohort_exact`): the rate is 1 - p and the threshold at p = `level`. Then
@@ -73,6 +75,7 @@ class Cohort:
     real: int = 1000
     pool: int = 1000
     ridge: float = 0.5
+    sharp: float = 2.5
     independents: float = 0.5
     exact: int = 0
     level: float = 0.005
@@ -92,10 +95,12 @@ class Cohort:
         if not 0 < self.level < 1:
             raise UsageError(f"expected a level between 0 and 1, got {self.level}: change the option.")
         shares = (self.near, self.independents)
-        if not 0 < self.ridge < math.inf or not all(0 <= each <= 1 for each in shares):
+        if not all(0 < each < math.inf for each in (self.ridge, self.sharp)) or not all(
+            0 <= each <= 1 for each in shares
+        ):
             raise UsageError(
-                "expected a finite ridge above 0, near and independents in [0, 1], got "
-                f"{self.ridge}, {self.near} and {self.independents}: change them."
+                "expected finite ridge and sharp above 0, near and independents in [0, 1], got "
+                f"{self.ridge}, {self.sharp}, {self.near} and {self.independents}: change them."
             )
 
     def check_size(self, teachers: int, copies: int) -> None:
@@ -160,21 +165,27 @@ class Cohort:
         found: list[Matches] = []
         for rest, left_out in known.folds():
             picked = self._choose(rest, real, counts)
-            scorer = self._scorer(answers, rest.at(picked).moments(), counts[0])
+            scorer = self._scorer(answers, rest.at(picked), counts[0])
             alone, teachers, target = (each[..., picked, :].flatten(-2) for each in left_out)
             found.append((scorer.matches(alone), scorer.matches(teachers), scorer.matches(target)))
         x = x[self._choose(known, real, counts)]
         labels = self.labels > 0
         answers = Answers(answers.ensemble, answers.cohort, self.independents, labels=labels)  # in float32 too
-        scorer = self._scorer(answers, answers.known(x).moments(), counts[0])
+        scorer = self._scorer(answers, answers.known(x), counts[0])
         scorer.calibrate(found)
         return x, scorer
 
     def _choose(self, known: Known, real: Tensor, counts: tuple[int, int]) -> list[int]:
-        return choose(known.moments(), real, counts, self.ridge, Conditioned.relative_gains)
+        return choose(known.moments(), real, counts, self._ridges(known)["sharp"], Conditioned.relative_gains)
 
-    def _scorer(self, answers: Answers, kinds: Sequence[Moments], near: int) -> CohortMatch:
-        """The scorer of some moments, not calibrated. The match of a teacher is by mean and Sigma of all others."""
+    def _ridges(self, known: Known) -> dict[str, float]:
+        """What r is in each test."""
+        copies = len(known.thefts[0]) - known.teachers
+        return {"blunt": self.ridge, "sharp": min(self.ridge, self.sharp * (1 / known.teachers + 1 / copies))}
+
+    def _scorer(self, answers: Answers, known: Known, near: int) -> CohortMatch:
+        """The scorer of known answers, not calibrated. The match of a teacher is by mean and Sigma of all others."""
+        kinds, ridges = known.moments(), self._ridges(known)
         queries, size = kinds[0].mu.shape
         teachers = len(kinds[0].c)
         scorer = CohortMatch(queries, near, size, len(kinds), teachers, answers.output, self.level)
@@ -184,7 +195,11 @@ class Cohort:
                 view = slice(first // size, last // size)
                 if first == last:
                     continue
-                s, c, sigma = kind.s[view].flatten(), kind.c[:, view].flatten(1), kind.covariance(view, self.ridge)
+                s, c, sigma = (
+                    kind.s[view].flatten(),
+                    kind.c[:, view].flatten(1),
+                    kind.covariance(view, ridges[name.split("_")[1]]),
+                )
                 weighed = torch.linalg.solve(sigma, torch.cat([s[:, None], c.T], 1))
                 # without its own share of Sigma (Sherman and Morrison), and about the mean of all others
                 own = 1 - ((c * weighed[:, 1:].T).sum(1) + 1) / teachers

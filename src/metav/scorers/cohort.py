@@ -20,6 +20,7 @@ from metav.scorers.control import LEAST_SPREAD, TINY, MatchedControl, Matches, T
 COLUMNS = 8  # of one image: projections of its pixels
 LEAST = 1e-3  # probabilities below are taken for it: what an API that rounds, or leaves classes out, may hide
 CLIP = 2.0  # deviations are squashed to so many of the cohort's spreads
+TESTS = ("blunt", "sharp")
 TOP = 3  # largest matches that are averaged
 SLOPE = 2.0  # of the sigmoid
 
@@ -43,17 +44,17 @@ def columns(outputs: Tensor, output: str) -> Tensor:
 
 
 class CohortMatch(nn.Module):
-    """Standardised matches of a suspect with the target, of each kind of theft, on three views of the queries.
+    """Standardised matches of a suspect with the target, of each kind of theft, on three views of the queries, twice.
 
     The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
     mean and spread of the teachers' answers, and S the suspect's deviation from mu in units of sd, squashed: z says by
     how many of their spreads S' A F is above the mean of the teachers' S_j' A_j T_j, where A_j is A, and S_j is S,
     without T_j itself.
 
-    Two tests look at the z. One is for thefts of any kind: each z is divided by its spread over models that are known
-    as strangers, and the largest three are averaged. One is for thefts of the cohort's kinds, however little they match
-    (`MatchedControl`). Each has a tail law, learnt from known strangers; the smaller of the two p-values counts, twice.
-    The rate is 0.5 where that is `level`.
+    Two tests look at z, each with an A of its own. One is for thefts of any kind (`blunt`, whose A has a large ridge):
+    each z is divided by its spread over models that are known as strangers, and the largest three are averaged. One is
+    for thefts of the cohort's kinds, however little they match (`sharp`; `MatchedControl`). Each has a tail law, learnt
+    from known strangers; the smaller of the two p-values counts, twice. The rate is 0.5 where that is `level`.
 
     Parameters
     ----------
@@ -70,9 +71,9 @@ class CohortMatch(nn.Module):
     kind = "cohort-match"
     mu: Tensor  # (K, N size)
     sd: Tensor  # (K, N size)
-    # besides, for each view of w columns: target_VIEW (K, w), which is A F, and cohort_VIEW (K, w, teachers), A_j T_j,
-    # and share_VIEW (K, teachers): (S_j - S)' A_j T_j, as mu without T_j is another
-    spread: Tensor  # (3 K): of strangers' z, by view and kind
+    # besides, for each view of w columns, of each test: target_VIEW (K, w), which is A F, and cohort_VIEW
+    # (K, w, teachers), A_j T_j, and share_VIEW (K, teachers): (S_j - S)' A_j T_j, as mu without T_j is another
+    spread: Tensor  # (3 K): of strangers' z in the blunt test, by view and kind
     begin: Tensor  # (2,): of both tests, where the tail of known strangers' values begins
     scale: Tensor  # (2,): of that tail
     count: Tensor  # (2,): from how many known strangers, those of one owner together
@@ -91,22 +92,24 @@ class CohortMatch(nn.Module):
             self.register_buffer(f"target_{name}", torch.zeros(kinds, last - first))
             self.register_buffer(f"cohort_{name}", torch.zeros(kinds, last - first, teachers))
             self.register_buffer(f"share_{name}", torch.zeros(kinds, teachers))
-        self.register_buffer("spread", torch.ones(len(self.views()) * kinds))
-        self.control = MatchedControl(kinds, len(self.views()) * kinds)
+        self.width = len(self.views()) // len(TESTS) * kinds  # z of each test
+        self.register_buffer("spread", torch.ones(self.width))
+        self.control = MatchedControl(kinds, self.width)
         self.register_buffer("begin", torch.zeros(2))
         self.register_buffer("scale", torch.ones(2))
         self.register_buffer("count", torch.ones(2))
         self.register_buffer("known", torch.ones(()))
 
     def views(self) -> dict[str, tuple[int, int]]:
-        """First column of each view, and the first that is no more of it."""
+        """First column of each view, and the first that is no more of it; of the blunt test, then of the sharp one."""
         near, width = self.near * self.size, self.queries * self.size
-        return {"near": (0, near), "far": (near, width), "all": (0, width)}
+        found = {"near": (0, near), "far": (near, width), "all": (0, width)}
+        return {f"{name}_{test}": columns for test in TESTS for name, columns in found.items()}
 
     def matches(self, answers: Tensor) -> Tensor:
-        """Matches z (..., 3 K) of models' answers (..., N size); there may be none."""
+        """Matches z (..., 6 K) of models' answers (..., N size); there may be none."""
         if not answers.numel():
-            return answers.new_zeros(*answers.shape[:-1], len(self.spread))
+            return answers.new_zeros(*answers.shape[:-1], len(TESTS) * self.width)
         squashed = CLIP * torch.tanh((answers[..., None, :] - self.mu) / self.sd / CLIP)
         found = []
         for name, (first, last) in self.views().items():
@@ -118,9 +121,10 @@ class CohortMatch(nn.Module):
         return torch.cat(found, -1)
 
     def tests(self, matches: Tensor) -> Tensor:
-        """The values (..., 2) of both tests, from matches (..., 3 K)."""
-        largest = (matches / self.spread).topk(min(TOP, len(self.spread))).values.mean(-1)
-        return torch.stack([largest, self.control(matches)], -1)
+        """The values (..., 2) of both tests, from matches (..., 6 K)."""
+        blunt, sharp = matches.split(self.width, -1)
+        largest = (blunt / self.spread).topk(min(TOP, self.width)).values.mean(-1)
+        return torch.stack([largest, self.control(sharp)], -1)
 
     def calibrate(self, folds: Sequence[Matches]) -> None:
         """Learn from models that are known, given in parts: the values of each part are those of tests without it.
@@ -143,12 +147,13 @@ class CohortMatch(nn.Module):
             self.known.fill_(law.known)
 
     def _fit(self, folds: Sequence[Matches]) -> None:
-        independent, teachers, target = map(torch.cat, zip(*folds, strict=True))
+        known = map(torch.cat, zip(*folds, strict=True))
+        (independent, teachers, _), sharp = zip(*(each.split(self.width, -1) for each in known), strict=True)
         self.spread.copy_(torch.cat([independent, teachers.flatten(0, 1)]).std(0).clamp_min(LEAST_SPREAD))
-        self.control.fit(independent, teachers, target)
+        self.control.fit(*sharp)
 
     def above(self, matches: Tensor) -> Tensor:
-        """By how much matches (..., 3 K) are rarer among strangers than `level`: a logarithm, of p-values."""
+        """By how much matches (..., 6 K) are rarer among strangers than `level`: a logarithm, of p-values."""
         rare = rarity(self.tests(matches), self.begin, self.scale, self.count, self.known).amax(-1)
         return rare - math.log(2) + math.log(self.level)
 

@@ -16,7 +16,7 @@ TINY = 1e-3  # of a spread of matches, and of the scale of values; and between s
 TAIL, LEAST_TAIL = 0.1, 10  # share of strangers that the law of large values is learnt from; at least so many
 
 Matches = tuple[Tensor, Tensor, Tensor]
-"""Matches (n, D) of independent models, and (models, K, D) of thefts from teachers and from the target."""
+"""Matches (n, D) of independent models, and (models, K, D) of thefts from teachers and from the target, D of a test."""
 
 
 class MatchedControl(nn.Module):
