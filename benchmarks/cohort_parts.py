@@ -33,7 +33,7 @@ GROUPS = {  # of kinds of theft, by the first step of each
     "students": ("distill",),
     "extractions": ("extract",),
 }
-OPTIONS = ("ridge=0.1", "ridge=2", "independents=0", "near=0", "near=1", "pool=0", "pool=3000")
+OPTIONS = ("sharp=1", "sharp=100", "ridge=0.1", "ridge=2", "independents=0", "near=0", "near=1", "pool=0", "pool=3000")
 PROTOCOLS: tuple[protocols.Protocol, ...] = ("paper", "open-world")
 
 
@@ -82,13 +82,15 @@ def variants(scenario: Scenario, scheme: str, without: Sequence[str]) -> Iterato
     """What is measured: a name, the plan of the cohort, and the scheme."""
     plan = scenario.cohort
     assert plan is not None
-    yield f"as planned: {plan.teachers} teachers", plan, scheme
+    yield f"as planned: {plan.teachers} teachers, {plan.copies} copies of the target", plan, scheme
     if without:
         kinds = {name: links for name, links in plan.kinds.items() if name not in without}
         yield f"without {' and '.join(without)}", replace(plan, kinds=kinds), scheme
     for share in (2, 4, 8):
         fewer = replace(plan, teachers=plan.teachers // share)
         yield f"{fewer.teachers} teachers", fewer, scheme
+    for share in (2, 8):
+        yield f"{plan.copies // share} copies of the target", replace(plan, copies=plan.copies // share), scheme
     for group, steps in GROUPS.items():
         kept = {name: links for name, links in plan.kinds.items() if links.partition("(")[0] not in steps}
         if kept != plan.kinds:

@@ -19,8 +19,18 @@ from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.schemes.base import CohortModels
 from metav.schemes.cohort import Cohort
-from metav.schemes.cohort_answers import FAR, FOLDS, Answers, Conditioned, candidates, choose, moments, one_by_one
-from metav.scorers.cohort import CLIP, COLUMNS, TINY, CohortMatch, CohortRank, columns
+from metav.schemes.cohort_answers import (
+    FAR,
+    FOLDS,
+    Answers,
+    Conditioned,
+    Known,
+    candidates,
+    choose,
+    moments,
+    one_by_one,
+)
+from metav.scorers.cohort import CLIP, COLUMNS, TESTS, TINY, CohortMatch, CohortRank, columns
 from metav.scorers.control import MatchedControl, Tail, rarity
 from metav.stacks import together
 from metav.verification import verify
@@ -128,16 +138,16 @@ def test_candidates_are_the_real_data_then_others_in_the_box():
 
 @pytest.fixture(scope="module")
 def made() -> Fingerprint:
-    return schemes.get("cohort(pool=200,near=0.4,level=0.1)").construct(tiny.regressors(), queries=20, seed=0)
+    return schemes.get("cohort(pool=200,near=0.4,level=0.1,sharp=0.5)").construct(tiny.regressors(), queries=20, seed=0)
 
 
-def literal_match(x: Tensor, first: int, last: int, kind: str, answers: Tensor) -> float:
+def literal_match(x: Tensor, ridge: float, first: int, last: int, kind: str, answers: Tensor) -> float:
     """z of one suspect's answers (N, c) for one kind on the queries from `first` to `last`, by the docstring."""
     ensemble = tiny.regressors()
     known = Answers(ensemble, ensemble.cohort, 0.5).known(x)
     found = known.moments()[list(ensemble.cohort.kinds).index(kind)]
     view = slice(first, last)
-    sigma = found.covariance(view, RIDGE).double()
+    sigma = found.covariance(view, ridge).double()
     deviation = ((answers - found.mu) / found.sd)[view].flatten().double()
     squashed = CLIP * (deviation / CLIP).tanh()
     own = squashed @ torch.linalg.inv(sigma) @ found.s[view].flatten().double()
@@ -156,9 +166,15 @@ def literal_match(x: Tensor, first: int, last: int, kind: str, answers: Tensor) 
 def test_matches_are_as_written(made):
     suspect = tiny.regressors().positives[0](made.queries)
     z = made.scorer.matches(suspect.flatten()[None])[0].tolist()
-    views = [(0, 8), (8, 20), (0, 20)]
+    cohort = tiny.regressors().cohort
+    copies = len(cohort.kinds["noise"](made.queries)) - cohort.teachers
+    sharp = 0.5 * (1 / cohort.teachers + 1 / copies)
+    assert sharp < 0.5 * RIDGE
     expected = [
-        literal_match(made.queries, *view, kind, suspect) for view in views for kind in tiny.regressors().cohort.kinds
+        literal_match(made.queries, ridge, *view, kind, suspect)
+        for ridge in (RIDGE, sharp)
+        for view in ((0, 8), (8, 20), (0, 20))
+        for kind in cohort.kinds
     ]
     assert z == pytest.approx(expected, rel=2e-3, abs=2e-3)
 
@@ -172,8 +188,8 @@ def test_what_all_teachers_share_matches_the_target_no_better_than_them():
             shared + noise(count, 40, 8, seed=4 * draw + seed).float() for seed, count in ((1, 40), (2, 1), (3, 30))
         ]
         thefts = torch.cat([drawn_[0], drawn_[1].expand(4, -1, -1)])
-        kind = moments(thefts, 40, drawn_[2] + 0.7 * common, 0.2, 0.5)
-        scorer = Cohort()._scorer(Answers(tiny.regressors(), tiny.regressors().cohort, 0.5), [kind], 20)
+        known = Known(thefts=[thefts], independent=drawn_[2] + 0.7 * common, teachers=40, floor=0.2, weight=0.5)
+        scorer = Cohort()._scorer(Answers(tiny.regressors(), tiny.regressors().cohort, 0.5), known, 20)
         stolen = 0.7 * shared + 0.3 * drawn_[1][0]
         found.append(scorer.matches(torch.stack([shared, stolen]).flatten(1)))
     z = torch.stack(found)
@@ -234,9 +250,9 @@ def test_the_calibration_chooses_queries_and_makes_scorers_without_those_they_me
         chosen.append(known.at(picked))
         return picked
 
-    def scorer_(self, answers, kinds, near):
-        teachers.append(len(kinds[0].c))
-        return scoring(self, answers, kinds, near)
+    def scorer_(self, answers, known, near):
+        teachers.append(known.teachers)
+        return scoring(self, answers, known, near)
 
     def matches_(self, answers):
         met.append(answers)
@@ -331,9 +347,9 @@ def test_a_level_is_the_share_of_strangers_that_are_accused():
     generator = torch.Generator().manual_seed(0)
 
     def strangers(count: int, thefts: int) -> Tensor:
-        """Matches of 6 kinds on 3 views, those of one model hang together."""
-        common = torch.randn(count, 1, 18, generator=generator)
-        return 0.6 * common + 0.8 * torch.randn(count, thefts, 18, generator=generator)
+        """Matches of 6 kinds on 3 views in two tests, those of one model hang together."""
+        common = torch.randn(count, 1, 36, generator=generator)
+        return 0.6 * common + 0.8 * torch.randn(count, thefts, 36, generator=generator)
 
     accused, owners = [], []
     for _ in range(40):
@@ -351,7 +367,7 @@ def test_the_laws_are_those_of_known_strangers_by_owner():
     def scorer() -> CohortMatch:
         return CohortMatch(queries=2, near=1, size=1, kinds=6, teachers=3, output="regression", level=0.02)
 
-    shapes = ((9, 18), (8, 6, 18), (1, 6, 18))
+    shapes = ((9, 36), (8, 6, 36), (1, 6, 36))
     folds = [tuple(noise(*shape, seed=3 * fold + len(shape)).float() for shape in shapes) for fold in range(4)]
     made = scorer()
     made.calibrate(folds)
@@ -378,7 +394,7 @@ def test_values_that_the_law_is_learnt_from_are_of_scorers_without_them(monkeypa
         return fitting(self, *known)
 
     def tests(self, matches):
-        met.append((matches.flatten(0, -2), len(fitted)))
+        met.append((matches[..., self.width :].flatten(0, -2), len(fitted)))  # of the test that is fitted
         return testing(self, matches)
 
     monkeypatch.setattr(MatchedControl, "fit", fit)
@@ -420,10 +436,10 @@ def test_weak_thefts_of_a_known_kind_are_told_from_strangers():
     generator = torch.Generator().manual_seed(0)
 
     def drawn_(*shape: int) -> Tensor:
-        return torch.randn(*shape, 30, generator=generator)
+        return torch.randn(*shape, 60, generator=generator)
 
     scorer = CohortMatch(queries=2, near=1, size=1, kinds=10, teachers=3, output="regression", level=0.01)
-    shift = torch.zeros(10, 30)
+    shift = torch.zeros(10, 60)
     shift[:9], shift[9] = 15.0, 1.0  # nine kinds that match well, and one that hardly does
     scorer.calibrate([(drawn_(20), drawn_(50, 10), shift + drawn_(2, 10)) for _ in range(4)])
     weak, strangers = shift[9] + drawn_(200), drawn_(2000)
@@ -443,7 +459,7 @@ def test_fewer_than_three_teachers_are_a_sentence():
 def test_positives_of_the_zoo_decide_nothing(made):
     ensemble = tiny.regressors()
     other = replace(ensemble, positives=ensemble.negatives[:1])
-    again = schemes.get("cohort(pool=200,near=0.4,level=0.1)").construct(other, queries=20, seed=0)
+    again = schemes.get("cohort(pool=200,near=0.4,level=0.1,sharp=0.5)").construct(other, queries=20, seed=0)
     assert again.digest == made.digest
 
 
@@ -455,7 +471,8 @@ def test_a_file_holds_answers_and_no_weights(made, tmp_path):
     columns_ = 20 * 2
     expected = {"mu": 2 * columns_, "sd": 2 * columns_, "spread": 6, "begin": 2, "scale": 2, "count": 2, "known": 1}
     expected |= {"control.centres": 5 * 6, "control.precision": 3 * 36, "control.height": 3}
-    for view, width in {"near": 16, "far": 24, "all": 40}.items():
+    widths = {"near": 16, "far": 24, "all": 40}
+    for view, width in {f"{name}_{test}": width for test in TESTS for name, width in widths.items()}.items():
         expected |= {f"target_{view}": 2 * width, f"cohort_{view}": 2 * width * 48, f"share_{view}": 2 * 48}
     assert {name: each.numel() for name, each in made.scorer.state_dict().items()} == expected
 
