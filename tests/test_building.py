@@ -71,7 +71,7 @@ def judged(model, target, test, value=1.0):
     [
         ({"lr": 1e30}, "expected finite figures of quality of .*lower the learning rate"),
         (
-            {"architectures": {"net": normed}, "rows": 33},
+            {"architectures": {"net": normed}, "batch": 1},
             "expected to train .*student=net.*got ValueError .Expected more than",
         ),
         (

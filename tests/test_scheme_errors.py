@@ -226,7 +226,7 @@ BAD = {
     "liteguard(negative=inf)": "finite weights of at least 0",
     "cohort(pool=-1)": "pool of at least 0, got -1",
     "cohort(near=2)": "near and independents in [0, 1]",
-    "cohort(ridge=0)": "finite ridge above 0",
+    "cohort(ridge=0)": "finite ridge and sharp above 0",
     "akh(7)": "no arguments, got '7'",
 }
 

@@ -160,7 +160,7 @@ def test_a_zoo_of_other_settings_is_refused_with_both_values(copy):
 
 
 def test_no_zoo_is_not_an_empty_zoo(warfarin, tmp_path):
-    with pytest.raises(StorageError, match="run metav zoo build warfarin first"):
+    with pytest.raises(StorageError, match=r"run metav zoo build warfarin --profile smoke --zoo \S+ first"):
         Zoo(warfarin, tmp_path / "none").verify()
 
 
@@ -182,7 +182,9 @@ def damage_swap(path: Path, other: Path) -> None:
 def test_damaged_weights_are_found_and_can_be_mended(copy, smoke_zoo, damage):
     bad, good = copy.lineages()[3], copy.lineages()[4]
     damage(copy._weights(bad), copy._weights(good))
-    with pytest.raises(IntegrityError, match=r"delete \w+\.\* there and run metav zoo build warfarin again"):
+    with pytest.raises(
+        IntegrityError, match=r"delete \w+\.\* there and run metav zoo build warfarin --profile smoke --zoo \S+ again"
+    ):
         copy.load(bad)
     problems = copy.verify()
     assert len(problems) == 1

@@ -154,6 +154,7 @@ def import_(
 
     found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
     _check_planned(found, cohort=cohort, open_world=open_world)
+    archive.check(found, file)  # before a bar is drawn
     with progress_bar(f"importing {scenario}", len(found.lineages())) as progress:
         taken = archive.import_(found, file, progress)
     output().print(f"{taken} models were added to {found.folder}.", soft_wrap=True)
