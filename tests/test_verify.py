@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import torch
@@ -226,7 +227,10 @@ def test_ctrl_c_is_said_and_exits_with_130(file, tmp_path):
 
     with serving(slow) as server:
         command = ["verify", file, f"{server.url}/v2/models/m", "--batch", "1"]
-        run = subprocess.Popen([sys.executable, "-m", "metav.cli", *command], stderr=subprocess.PIPE, text=True)
+        heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs in a shell's background ignore it
+        run = subprocess.Popen(
+            [sys.executable, "-m", "metav.cli", *command], stderr=subprocess.PIPE, text=True, preexec_fn=heeds
+        )
         while not server.delivered and run.poll() is None:
             time.sleep(0.05)
         run.send_signal(signal.SIGINT)
