@@ -62,6 +62,11 @@ def test_answers_of_the_likeliest_classes_alone_are_understood():
         outputs, remarks = understand(given, tiny.TABLES, 40)
         torch.testing.assert_close(outputs, given)
         assert "without a probability" in remarks[0] or (given.sum(1) > 0.85).all()
+        outputs, remarks = understand(100 * given, tiny.TABLES, 40)
+        torch.testing.assert_close(outputs, given)
+        assert remarks[0] == "percentages: divided by 100"
+    rectified = LOGITS.clamp_min(0)  # some of each row 0, as of classes that are left out
+    assert understand(rectified, tiny.TABLES, 40)[1] == ("logits: softmax was applied",)
 
 
 @pytest.mark.parametrize("shape", [(40,), (40, 1)])
@@ -111,6 +116,11 @@ def test_a_dose_may_come_without_its_axis():
         (torch.rand(4, 1, 7, 8), tiny.CODES, 4, r"answers of shape \(1, 8, 8\), got \(1, 7, 8\)"),
         (1000 * IMAGES, tiny.CODES, 4, r"images in \[0, 1\], \[-1, 1\] or \[0, 255\]"),
         (torch.rand(5, 3), tiny.REGRESSION, 5, r"answers of shape \(2,\), got \(3,\)"),
+        (torch.full((5,), torch.nan), replace(tiny.REGRESSION, output_shape=(1,)), 5, "infinity in 5 of 5"),
+        (torch.zeros(5, 0), tiny.REGRESSION, 5, "expected an answer to each query, got empty ones"),
+        (torch.zeros(40, 0), tiny.TABLES, 40, "expected an answer to each query, got empty ones"),
+        (torch.zeros(40, 3), tiny.TABLES, 40, "probabilities that sum to 1, got sums from 0 to 0"),
+        (TRUE.index_fill(0, torch.tensor([3]), 0.0), tiny.TABLES, 40, "probabilities that sum to 1, got sums from 0"),
     ],
 )
 def test_what_cannot_be_understood_is_refused(given, spec, count, words):

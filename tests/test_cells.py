@@ -161,6 +161,7 @@ def test_a_cell_that_fails_is_reported_and_does_not_stop_the_others(smoke_zoo, t
     found, lost, akh = json.loads((tmp_path / "results.json").read_text())
     assert len(found["aruc"]["values"]) == 2
     assert found["failed"] == [{"repetition": 1, "error": message}]
+    assert (found["repeats"], found["seeds"], lost["repeats"], lost["seeds"]) == (2, [0, 2], 0, [])
     assert (lost["title"], lost["aruc"], akh["failed"]) == ("lost(iterations=2)", None, [])
     assert [each["repetition"] for each in lost["failed"]] == [0, 1, 2]
     assert f"`broken(iterations=2)`, repetition 1: {message}" in (tmp_path / "report.md").read_text()

@@ -98,9 +98,22 @@ def test_a_server_that_is_silent_or_gone_may_be_asked_again(httpserver):
 
     httpserver.expect_request("/late").respond_with_handler(late)
     slow = Server(httpserver.url_for("/late"), timeout=0.1)
-    with closing(slow), pytest.raises(EndpointError, match=r"nothing for 0\.1 s: try later") as caught:
+    with closing(slow), pytest.raises(EndpointError, match=r"no whole one within 0\.1 s: try later") as caught:
         slow.post({})
     assert caught.value.passing
+
+    def drop_by_drop(_: Request) -> Response:
+        return Response(time.sleep(0.05) or " " for _ in range(100))
+
+    httpserver.expect_request("/drops").respond_with_handler(drop_by_drop)
+    start = time.monotonic()
+    with (
+        closing(Server(httpserver.url_for("/drops"), timeout=0.2)) as endless,
+        pytest.raises(EndpointError, match=r"no whole one within 0\.2 s") as caught,
+    ):
+        endless.post({})
+    assert caught.value.passing
+    assert time.monotonic() - start < 2
     gone = Server("http://127.0.0.1:9/m")
     with closing(gone), pytest.raises(EndpointError, match="a broken connection") as caught:
         gone.post({})
@@ -150,6 +163,8 @@ def test_a_secret_that_a_server_repeats_is_left_out_of_the_error(httpserver, mon
         ("http://host/v2/models/m", {"rate": math.nan}, r"--rate of 0 or 0.0001 to 1e\+06"),
         ("http://host/v2/models/m", {"rate": 1e-300}, "--rate of 0 or 0.0001"),
         ("http://host/v2/models/m", {"timeout": math.inf}, "--timeout above 0 and up to 1e"),
+        ("http://host/invocations", {"output": "b"}, "expected --output beside a URL that ends with /v2/models/NAME"),
+        ("http://host/x", {"request": '["$query"]', "answer": "a", "batch": 4}, "expected no --batch beside a request"),
     ],
 )
 def test_wrong_usage_is_said_before_anything_is_asked(suspect, access, words):

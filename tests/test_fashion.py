@@ -276,6 +276,15 @@ def test_a_damaged_file_is_one_sentence(tmp_path, damage):
         fashion_data.read_idx(tmp_path, "images", (2, 3, 4))
 
 
+def test_files_of_other_images_with_the_same_names_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("METAV_DATA", str(tmp_path))
+    for images, labels, total in fashion_data.FILES.values():
+        write_idx(tmp_path / images, np.zeros((total, 28, 28), dtype=np.uint8))
+        write_idx(tmp_path / labels, np.zeros(total, dtype=np.uint8))
+    with pytest.raises(IntegrityError, match=r"got another one, with SHA-256 [0-9a-f]{12} instead of 5b4141f0afba"):
+        fashion_data.fashion_mnist("test", 10)
+
+
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     """No folder has the data, and there is no network."""

@@ -38,8 +38,9 @@ def test_a_part_alone_is_run_and_builds_no_cohort(tmp_path, monkeypatch, capsys)
     zoo = Zoo(scenarios.load("warfarin", "smoke"))
     assert set(zoo.folder.glob("*.safetensors")) == {zoo.files(lineage)[0] for lineage in zoo.lineages()}
     shown = (tmp_path / "out" / page.NAME).read_text()
-    assert "Not run yet: `metav bench paper --only warfarin`." in shown
-    assert "Not run yet: `metav bench paper --only skin`." in shown
+    where = f"--profile smoke --out {tmp_path / 'out'}"
+    assert f"Not run yet: `metav bench paper --only warfarin {where}`." in shown
+    assert f"Not run yet: `metav bench paper --only skin {where}`." in shown
 
 
 def test_the_whole_of_a_scenario_resumes_and_shows_its_page(tmp_path, monkeypatch, capsys):

@@ -243,3 +243,5 @@ def test_what_a_classifier_may_let_out():
 )
 def test_a_theft_is_of_use_if_it_lost_a_tenth_at_most(more, value, kept):
     assert Merit(name="x", more=more).kept({"x": value}, {"x": 1.0}) is kept
+    worse = -1 - abs(1 - value) if more else -1 + abs(1 - value)  # of a figure below 0, as a log-likelihood is
+    assert Merit(name="x", more=more).kept({"x": worse}, {"x": -1.0}) is kept

@@ -16,6 +16,7 @@ from metav.cli import main
 from metav.errors import MetavError, SuspectError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.schemes import SCHEMES, MetaV
+from metav.schemes.base import log_probabilities
 from metav.text import build
 from metav.verification import query, verify
 
@@ -139,6 +140,24 @@ def test_a_target_without_gradients(name, kind):
     ensemble = KINDS[kind]()
     words = refuse(name, replace(ensemble, target=partial(query, ensemble.target)))
     assert f"gives gradients for {name}, got one that answers without" in words
+
+
+class WithLayer(nn.Module):
+    """A classifier whose last layer is called `logits`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.logits = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.logits(self.hidden(x).relu()).softmax(-1)
+
+
+def test_a_layer_called_logits_is_no_method_of_that_name():
+    model, x = WithLayer(), torch.rand(5, 6)
+    torch.testing.assert_close(log_probabilities(model, x), model(x).log())
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model.logits(x)
 
 
 def test_constant_suspects_are_judged():

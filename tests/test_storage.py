@@ -18,7 +18,7 @@ import torch
 import metav
 from metav import Fingerprint
 from metav.errors import IntegrityError, StorageError
-from metav.storage import OLD, digest, home, load_tensors, make_folder, save_tensors, sweep, write_atomic
+from metav.storage import HALF_WRITTEN, OLD, digest, home, load_tensors, make_folder, save_tensors, sweep, write_atomic
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, 2]), "scalar": torch.tensor(3.0)}
 META = {"name": "x", "nested": {"b": 1, "a": [1.5, None]}}
@@ -162,11 +162,30 @@ def test_nothing_is_ever_unpickled():
         assert not found, path
 
 
-def test_what_a_kill_left_half_written_is_swept_after_a_day(tmp_path):
-    for name in (".old.json.17", ".new.json.18", "kept.json"):
-        (tmp_path / name).write_text("{")
+def test_what_a_kill_left_half_written_is_swept_after_a_day_and_nothing_else(tmp_path):
+    left = [".0123456789abcdef.json.17", ".0123456789abcdef.safetensors.17", ".zoo.json.17", ".write-17"]
+    left += [".import-ab_1"]
+    kept = [".0123456789abcdef.json.18", "zoo.json", ".gitlab-ci.yml", ".pre-commit-config.yaml", ".env.local", ".git"]
+    for name in (*left, *kept):
+        if name in (".import-ab_1", ".git"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "zoo.json").write_text("{")
+        else:
+            (tmp_path / name).write_text("{")
     long_ago = time.time() - OLD - 1
-    for name in (".old.json.17", "kept.json"):
+    for name in (*left, *kept[1:]):
         os.utime(tmp_path / name, (long_ago, long_ago))
     sweep(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".new.json.18", "kept.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_half_written_files_have_names_that_are_swept(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("metav.storage.os.fsync", killed)
+    for name in ("0123456789abcdef.safetensors", "0123456789abcdef.checkpoint", "zoo.json"):
+        with pytest.raises(KeyboardInterrupt):
+            write_atomic(tmp_path / name, b"{")
+    assert len(list(tmp_path.iterdir())) == 3
+    assert all(HALF_WRITTEN.fullmatch(file.name) for file in tmp_path.iterdir())

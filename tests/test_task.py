@@ -48,6 +48,17 @@ def painter(hidden: int = 32) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+class InPlace(nn.Module):
+    """A network that standardises what it is given in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = network()
+
+    def forward(self, x):
+        return self.layers(x.sub_(0.5).div_(0.25))
+
+
 def network(hidden: int = 8) -> nn.Module:
     return nn.Sequential(nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, 2))
 
@@ -182,6 +193,14 @@ def exported(model: nn.Module, path: Path) -> Path:
     return path
 
 
+def test_a_generator_with_batch_norm_meets_no_batch_of_one(tmp_path):
+    target = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), *painter(8)[2:])
+    parts = {"own": codes(33), "public": codes(33, 1), "test": codes(33, 2)}
+    spec = Spec(input_shape=(3,), output_shape=(1, 12, 12), low=-1.0, high=1.0, output="images")
+    zoo = Zoo(task(target=target, spec=spec, batch=32, independents=2, **parts).scenario("smoke"), tmp_path)
+    assert zoo.build(jobs=1) == len(zoo.lineages())
+
+
 @pytest.mark.parametrize("opset", [18, 20])
 def test_an_onnx_file_of_convolutions_is_taken(opset, tmp_path):
     torch.manual_seed(1)
@@ -217,6 +236,16 @@ def test_images_that_are_not_float32_in_0_to_1(change):
     parts = {"own": good, "public": Part(x=good.x, y=change(good.y)), "test": good}
     with pytest.raises(UsageError, match=r"float32 images in \[0, 1\] in the part public"):
         task(spec=spec, target=painter(), **parts)
+
+
+def test_models_that_change_their_inputs_leave_the_data_as_it_was(tmp_path):
+    test = part(seed=2)
+    before = test.x.clone()
+    mine = task(target=InPlace(), test=test, students=1, independents=2)
+    zoo = Zoo(mine.scenario("smoke"), tmp_path)
+    zoo.build(jobs=1)
+    mine.scenario().quality(zoo.load("target"), zoo.load("target"), test)
+    assert torch.equal(test.x, before)
 
 
 def test_describing_a_task_leaves_the_target_in_its_mode():
@@ -389,6 +418,17 @@ def test_other_architectures_training_or_answers_are_another_zoo():
         ({"target": nn.Linear(3, 5)}, r"answers of shape \(2, 2\) from the target, got shape \(2, 5\)"),
         ({"spec": replace(SPEC, output="images"), **CODES}, "at least 8 x 8 pixels for a discriminator, got .2,."),
         ({"quality": lambda *_: {}}, "expected quality and merit"),
+        ({"independents": 0}, "models that are independent of the target, got none"),
+        ({"target": Fixed()}, "models that are independent of the target"),
+        ({"epochs": 0}, "expected epochs of at least 1, got 0"),
+        (
+            {
+                "spec": replace(SPEC, output="regression"),
+                **dict.fromkeys(("own", "public"), part(doses=True)),
+                "test": Part(x=part().x, y=part(doses=True).y.double()),
+            },
+            "finite float32 y in the part test, got torch.float64",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_said(changes, words):

@@ -97,6 +97,7 @@ def test_without_a_suspect_the_ledger_is_judged(file, tmp_path, capsys):
         (["http://127.0.0.1:9/v2/models/m", "--attempts", "1"], 1, "a broken connection"),
         (["a.onnx", "--suspects", "list.csv"], 2, "leave one"),
         (["a.onnx", "--header", "Authorization=TOKEN"], 2, "expected a URL beside --header"),
+        (["a.onnx", "--rate", "2", "--timeout", "5"], 2, "expected a URL beside --rate and --timeout, got 'a.onnx'"),
         (["--suspects", "gone.csv"], 2, "expected a CSV file for --suspects"),
         (["--suspects", "gone.csv", "--jobs", "0"], 2, "--jobs of at least 1"),
         (["http://h/v2/models/m", "--header", "Authorization"], 2, "expected --header NAME=VARIABLE"),
@@ -116,6 +117,13 @@ def test_a_wrong_fingerprint_is_an_error(tmp_path, capsys):
     assert "expected a whole safetensors file" in capsys.readouterr().err
     assert main(["verify", "x.onnx", str(tmp_path / "fp.safetensors")]) == 2
     assert "got 'x.onnx' first: swap them" in capsys.readouterr().err
+
+
+def test_a_suspect_that_changes_its_inputs_leaves_the_queries_as_they_were(made):
+    before = made.digest
+    rates = {verify(made, lambda x: tiny.tables().target(x.sub_(0.5)), repeat=3).rate for _ in range(3)}
+    assert len(rates) == 1
+    assert made.digest == before
 
 
 def test_answers_that_change_are_asked_again_and_said(made):

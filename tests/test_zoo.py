@@ -164,6 +164,13 @@ def test_no_zoo_is_not_an_empty_zoo(warfarin, tmp_path):
         Zoo(warfarin, tmp_path / "none").verify()
 
 
+def test_the_command_that_builds_what_is_missing_builds_all_of_it(warfarin, tmp_path):
+    zoo = Zoo(warfarin, tmp_path, (0.5,), cohort=True, open_world=True)
+    assert zoo.command.endswith(f"--zoo {tmp_path} --snapshots --cohort --open-world")
+    with pytest.raises(StorageError, match="--cohort --open-world"):
+        zoo.record(zoo.strangers[0].lineage)
+
+
 def damage_truncate(path: Path, other: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
 

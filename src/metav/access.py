@@ -29,7 +29,7 @@ class Access:
     rate
         Queries a second at most that a server is asked; 0 for no limit.
     timeout
-        Seconds of silence after which a request has failed.
+        Seconds that a request may take, from the connection to the end of the answer.
     header
         `NAME=VARIABLE`: send the header NAME with the value of an environment variable, e.g. Authorization=TOKEN.
     request
@@ -65,6 +65,11 @@ class Access:
                 f"expected --batch of at least 0, --rate of 0 or {SLOWEST:g} to {FASTEST:g}, --attempts of at least 1 "
                 f"and --timeout above 0 and up to {LONGEST:g}, got "
                 f"{self.batch}, {self.rate:g}, {self.attempts} and {self.timeout:g}: give another number."
+            )
+        if f'"{QUERY}"' in self.request and self.batch > 1:
+            raise UsageError(
+                f'expected no --batch beside a request for a single "{QUERY}", got {self.batch}: leave it out, or '
+                f'write "{BATCH}" for a list of queries.'
             )
         if sorted(self.classes) != list(range(len(self.classes))):
             raise UsageError(f"expected --classes with each place once, from 0 on, got {self.classes}: name all.")

@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss, softplus
 from metav.errors import UsageError
 from metav.optim import Adam
 from metav.suspects.base import Draft, Training, seeded
-from metav.training import Part, kept, train_mode
+from metav.training import Part, kept, mini_batches, train_mode
 
 
 class Gan(nn.Module):
@@ -120,7 +120,7 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe, codes
     generator.set_state(live["random"])
     for epoch in range(done, training.until or training.epochs):
         with seeded(training.seed * training.epochs + epoch):  # of dropout
-            for batch in torch.randperm(len(part.y), generator=generator).split(training.batch):
+            for batch in mini_batches(torch.randperm(len(part.y), generator=generator), training.batch, 0):
                 z = codes(part, len(batch), generator).to(part.y.device)
                 fake = gan.generator(z)
                 loss = torch.zeros(())

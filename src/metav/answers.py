@@ -16,6 +16,7 @@ from metav.spec import Spec
 ROUNDED = 0.02  # by how much each of a few rounded probabilities may let their sum miss 1
 MISSED = 0.1  # by how much a sum may miss 1 at most
 SPILL, ASTRAY = 0.1, 0.35  # of noisy or coarsely rounded probabilities: beyond [0, 1]; of any sum, on average MISSED
+MOST = 50.0  # percent: what classes that are given have of 100 on average, so that the answers are no logits
 BYTES = 2.0  # a highest value beyond which images are in 0..255
 ALIKE, UNLIKE = 0.8, 0.3  # correlations with the target of answers in another order, and in the one given
 
@@ -45,9 +46,11 @@ def understand(raw: Tensor, spec: Spec, count: int, reference: Tensor | None = N
             f"expected {count} answers, one a query, got {got}: check that the suspect answers each query once, with "
             "the batch as the first axis."
         )
+    if not raw.numel():
+        raise SuspectError(f"expected an answer to each query, got empty ones, {tuple(raw.shape[1:])}: ask it by hand.")
     values = raw.detach().to("cpu", torch.float64)
     if not torch.isfinite(values).all():
-        bad = int((~torch.isfinite(values)).flatten(1).any(1).sum())
+        bad = int((~torch.isfinite(values)).reshape(count, -1).any(1).sum())
         raise SuspectError(
             f"expected finite answers, got NaN or infinity in {bad} of {count}: the suspect cannot be judged on these."
         )
@@ -95,16 +98,14 @@ def _probabilities(values: Tensor, classes: int) -> tuple[Tensor, list[str]]:
         )
     low, high, sums = flat.min(), flat.max(), flat.sum(1)
     slack = min(1e-3 + ROUNDED * classes, MISSED)
-    if low >= -1e-4 and high <= 1 + 1e-4 and (sums - 1).abs().max() <= slack:
-        return flat, []
-    if low >= -1e-4 and high <= 1 + 1e-4 and (sums <= 1 + slack).all() and ((flat == 0).any(1) | (sums > 0.98)).all():
-        return flat, ["some classes without a probability: they were taken as 0"]
+    if (remarks := _distributions(flat, slack)) is not None:
+        return flat, remarks
     missed = (sums - 1).abs()
     if low >= -SPILL and high <= 1 + SPILL and missed.max() <= ASTRAY and missed.mean() <= MISSED:
         flat = flat.clamp(min=0)
         return flat / flat.sum(1, keepdim=True), ["noisy or rounded probabilities: cut off at 0, and made to sum to 1"]
-    if low >= -1e-2 and high <= 100 + 1e-2 and (sums / 100 - 1).abs().max() <= slack:
-        return flat / 100, ["percentages: divided by 100"]
+    if sums.mean() > MOST and (remarks := _distributions(flat / 100, slack)) is not None:
+        return flat / 100, ["percentages: divided by 100", *remarks]
     if high <= 1e-4 and (flat.exp().sum(1) - 1).abs().max() <= slack:
         return flat.exp(), ["logarithms of probabilities: exponentiated"]
     if low < 0 or high > 1:
@@ -113,6 +114,22 @@ def _probabilities(values: Tensor, classes: int) -> tuple[Tensor, list[str]]:
         f"expected probabilities that sum to 1, got sums from {sums.min():.3g} to {sums.max():.3g}: these are scores "
         "of another kind, and no distribution over the classes."
     )
+
+
+def _distributions(flat: Tensor, slack: float) -> list[str] | None:
+    """Remarks if rows (n, classes) are probabilities whose sums miss 1 by `slack` at most; None if not.
+
+    Where each row has a 0 or sums to 1, those of some classes may be left out, but not those of the likeliest, whose
+    probability is at least 1 / classes, or half of that when it was rounded.
+    """
+    low, high, sums = flat.min(), flat.max(), flat.sum(1)
+    if low < -1e-4 or high > 1 + 1e-4 or sums.max() > 1 + slack:
+        return None
+    if sums.min() >= 1 - slack:
+        return []
+    if sums.min() >= 0.5 / flat.shape[1] and ((flat == 0).any(1) | (sums > 0.98)).all():
+        return ["some classes without a probability: they were taken as 0"]
+    return None
 
 
 def _images(values: Tensor) -> tuple[Tensor, list[str]]:

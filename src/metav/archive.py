@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
+from metav.storage import STAGED
 from metav.zoo import Zoo
 
 _MEND = "export the zoo again."
@@ -76,7 +77,7 @@ def import_(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None)
     zoo.prepare()
     taken = 0
     here = _origins(zoo)
-    with _opened(path) as archive, tempfile.TemporaryDirectory(prefix=".import-", dir=zoo.folder) as folder:
+    with _opened(path) as archive, tempfile.TemporaryDirectory(prefix=STAGED, dir=zoo.folder) as folder:
         staged = Zoo(zoo.scenario, Path(folder))
         for lineage in here:
             _extract(archive, staged.files(lineage)[1].name, staged.folder)

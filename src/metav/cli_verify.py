@@ -18,6 +18,7 @@ from metav.errors import UsageError
 if TYPE_CHECKING:
     from metav.fingerprint import Fingerprint
 
+OF_SERVERS = ("header", "request", "answer", "rate", "timeout", "attempts")  # what a file does not have
 EVIDENCE = 10  # exit code: a suspect is derived from the target
 SHOWN = 20  # rows of a long list's table
 
@@ -79,8 +80,9 @@ def verify(
     if file.suffix == ".onnx":
         raise UsageError(f"expected a fingerprint first, then the suspect, got {str(file)!r} first: swap them.")
     how = access or Access()
-    if suspect and "://" not in suspect and (how.header or how.request or how.answer):
-        raise UsageError(f"expected a URL beside --header, --request or --answer, got {suspect!r}: leave them out.")
+    given = [f"--{name}" for name in OF_SERVERS if getattr(how, name) != getattr(Access(), name)]
+    if given and suspect and "://" not in suspect:
+        raise UsageError(f"expected a URL beside {' and '.join(given)}, got {suspect!r}: leave out what it has not.")
     from metav.fingerprint import Fingerprint
 
     with suppress(ImportError):  # its own lines on each retry; what finally fails is said

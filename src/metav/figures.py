@@ -170,7 +170,8 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
             top = y - height - 0.02
         ax.set(xlabel={"queries": "queries N", "models": "models of each side to construct from"}[name], ylim=(0, 1.01))
         ax.set_ylabel("ARUC (grid, ceiling 0.980)")
-        ax.set_title(f"{rows[0]['scenario']}, {rows[0]['repeats']} repetitions", loc="left", fontsize=10)
+        repeats = max(row["repeats"] for row in rows)
+        ax.set_title(f"{rows[0]['scenario']}, {repeats} repetitions", loc="left", fontsize=10)
     return figure
 
 

@@ -123,7 +123,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
 
     Where the benchmark was run over several numbers of queries or models, their figures instead.
     """
-    first = rows[0]
+    first = max(rows, key=lambda row: len(row["seeds"]))  # others may lack repetitions that failed
     environment = first["environment"]
     commit = f", commit {environment['commit']}" if environment["commit"] else ""
     lines = [

@@ -87,6 +87,7 @@ def rows(
     ]
     none = dict.fromkeys((*METRICS, *COUNTS, *KINDS, "useful", "spoilt", "construct_seconds", "verify_seconds"))
     empty = {**found[0], **none, "queries": found[0]["queries"], "by_lineage": {}, "failed": []}
+    empty |= {"repeats": 0, "seeds": []}
     done = {_kind(result.cell) for result in results}
     for scheme, queries, models, left_out in dict.fromkeys(_kind(failure.cell) for failure in failures):
         if (scheme, queries, models, left_out) in done:
@@ -138,13 +139,7 @@ def facts(scenario: Scenario, command: str) -> dict[str, Any]:
 
 
 def _shared(scenario: Scenario, results: Sequence[CellResult], command: str) -> dict[str, Any]:
-    seeds = sorted({result.cell.repetition for result in results})
-    return {
-        **facts(scenario, command),
-        "protocol": results[0].cell.protocol,
-        "repeats": len(seeds),
-        "seeds": seeds,  # of splits and schemes
-    }
+    return {**facts(scenario, command), "protocol": results[0].cell.protocol}
 
 
 def _row(
@@ -160,6 +155,8 @@ def _row(
     sides = [_sides(part) for part in repetitions]
     return {
         **shared,
+        "repeats": len(cells),
+        "seeds": sorted(cell.cell.repetition for cell in cells),  # of splits and schemes
         "scheme": scheme,
         "queries": int(queries),
         "models": int(models) or None,

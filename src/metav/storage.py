@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,10 @@ from metav.errors import IntegrityError, StorageError
 
 Tensors = dict[str, torch.Tensor]
 OLD = 86_400.0  # seconds, after which nobody is still at a file
+STAGED = ".import-"  # how the folder begins that an archive is unpacked in
+HALF_WRITTEN = re.compile(
+    rf"\.([0-9a-f]{{16}}\.(json|safetensors|checkpoint)|zoo\.json)\.\d+|\.write-\d+|{re.escape(STAGED)}\w+"
+)
 _KEY = "metav"  # one metadata key only: the order of several is not stable from one file to the next
 
 
@@ -78,11 +84,14 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers that were killed have left half-written, more than `OLD` seconds ago."""
-    for file in folder.glob(".*.*"):
+    """Remove what killed processes left half-written in the folder of a zoo, more than `OLD` seconds ago.
+
+    Other files there, a user's own hidden ones too, are left alone.
+    """
+    for path in folder.glob(".*"):
         with contextlib.suppress(OSError):
-            if file.is_file() and time.time() - file.stat().st_mtime > OLD:
-                file.unlink()
+            if HALF_WRITTEN.fullmatch(path.name) and time.time() - path.stat().st_mtime > OLD:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _sync(folder: Path) -> None:

@@ -44,9 +44,12 @@ class Verdict:
 
 
 def query(model: Model, queries: Tensor) -> Tensor:
-    """Answers of a suspect (N, *output_shape) to queries (N, *input_shape), without gradients."""
+    """Answers of a suspect (N, *output_shape) to queries (N, *input_shape), without gradients.
+
+    It is given a copy: a model may change its inputs in place, or answer with them.
+    """
     with torch.no_grad():
-        return torch.as_tensor(model(queries))
+        return torch.as_tensor(model(queries.clone()))
 
 
 def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdict:

@@ -58,6 +58,8 @@ class Zoo:
         words = ["metav zoo build", scenario.called or scenario.name]
         words += [] if scenario.profile == "cpu" else ["--profile", scenario.profile]
         words += [] if self.folder == usual else ["--zoo", shlex.quote(str(folder))]
+        parts = {"--snapshots": self.fractions, "--cohort": self.cohort, "--open-world": self.strangers}
+        words += [flag for flag, part in parts.items() if part]
         self.command = " ".join(words)
         self.settings = {"format": str(FORMAT), **scenario.settings()}
 

@@ -158,6 +158,11 @@ def _online(url: str, access: Access) -> Endpoint:
     server = Server(url, headers=secrets(list(access.header)), timeout=access.timeout)
     path = split(url).path.rstrip("/")
     if access.request or access.answer or path.endswith("/invocations"):
+        if access.output:
+            raise UsageError(
+                f"expected --output beside a URL that ends with /v2/models/NAME, got it with {server.shown!r}: say "
+                "with --answer where the answers are."
+            )
         return JsonApi(server, access.request or MLFLOW[0], access.answer or MLFLOW[1])
     if re.search(r"/v2/models/[^/]+(/versions/[^/]+)?$", path):
         return InferenceV2(server, access.output)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -33,7 +34,7 @@ class Server:
     headers
         Values of further headers by their names. They are secrets: no error, ledger or report shows them.
     timeout
-        Seconds until a connection, or a silence within an answer, is given up.
+        Seconds that a request may take, from the connection to the end of the answer.
     largest
         Bytes of an answer beyond which it is not read on.
     """
@@ -71,13 +72,16 @@ class Server:
         self._client.close()
 
     def _ask(self, method: str, url: str, body: bytes) -> Any:
+        until = time.monotonic() + self.timeout
         try:
             with self._client.stream(
                 method, url, content=body, headers={"content-type": "application/json", "accept": "application/json"}
             ) as answer:
-                content = self._read(answer)
+                content = self._read(answer, until)
         except httpx.TimeoutException as error:
-            raise self._error(f"nothing for {self.timeout:g} s", "try later, or wait longer", passing=True) from error
+            raise self._error(
+                f"no whole one within {self.timeout:g} s", "try later, or wait longer with --timeout", passing=True
+            ) from error
         except httpx.LocalProtocolError as error:
             raise self._error("a request that cannot be sent", "check the URL and the headers") from error
         except (httpx.TransportError, httpx.DecodingError) as error:
@@ -101,10 +105,12 @@ class Server:
                 "check that the URL is that of the model and not of a page",
             ) from error
 
-    def _read(self, answer: httpx.Response) -> bytes:
+    def _read(self, answer: httpx.Response, until: float) -> bytes:
         content = bytearray()
         for part in answer.iter_bytes():
             content += part
+            if time.monotonic() > until:  # httpx's own limit is for silence alone
+                raise httpx.ReadTimeout("an answer that goes on and on")
             if len(content) > self.largest:
                 raise self._error(f"more than {self.largest / 2**20:g} MiB", "ask for fewer at a time with --batch")
         return bytes(content)

@@ -107,6 +107,8 @@ class Ordered(Wrapper):
         answers = self.inner.query(batch)
         if answers.ndim == 2 and answers.shape[1] == len(self.places):
             return answers[:, self.places]
+        if not answers.numel():  # refused like any answers that are empty
+            return answers
         labels = answers.flatten()
         if len(labels) != len(answers) or not torch.isin(labels, torch.arange(len(self.places))).all():
             raise EndpointError(

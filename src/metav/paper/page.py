@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,18 @@ def write(folder: Path, page: Path | None = None) -> Path:
         lacking = [part for part in parts if not shown[part]] if shown[scenario] else [scenario]
         lines += ["", f"## {scenario.capitalize()}", "", *(each for part in shown.values() for each in part)]
         if lacking:
-            lines += [f"Not run yet: `metav bench paper --only {' '.join(lacking)}`."]
+            lines += [f"Not run yet: `metav bench paper --only {' '.join(lacking)}{_options(folder)}`."]
     write_atomic(page, ("\n".join(lines).rstrip() + "\n").encode())
     return page
+
+
+def _options(folder: Path) -> str:
+    """What a command needs so that its results go beside those that are in the folder."""
+    found = (json.loads(file.read_text()) for name in ("results.json", CURVES) for file in folder.glob(f"*/{name}"))
+    profile = next((each["profile"] for each in (x[0] if isinstance(x, list) else x for x in found)), "cpu")
+    given = [] if profile == "cpu" else ["--profile", profile]
+    given += [] if folder == Path("metav-results") / f"paper-{profile}" else ["--out", shlex.quote(str(folder))]
+    return "".join(f" {word}" for word in given)
 
 
 def _part(folder: Path, name: str, page: Path) -> Iterator[str]:

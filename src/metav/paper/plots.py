@@ -45,7 +45,7 @@ def bars(rows: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str,
         axes[0].set_yticks(range(len(rows)), [row["title"] for row in rows])
         axes[0].invert_yaxis()
         figure.suptitle(
-            f"{rows[0]['scenario']}: means of {rows[0]['repeats']} repetitions; diamonds: the paper",
+            f"{rows[0]['scenario']}: means of {max(row['repeats'] for row in rows)} repetitions; diamonds: the paper",
             fontsize=10,
             x=0.01,
             ha="left",

@@ -125,7 +125,8 @@ class Merit:
     def kept(self, quality: Mapping[str, float], target: Mapping[str, float]) -> bool:
         """Whether a model is of use: it has not lost more than a tenth of the target's quality."""
         own, best = quality[self.name], target[self.name]
-        return own >= (1 - LOSS) * best if self.more else own <= (1 + LOSS) * best
+        lost = best - own if self.more else own - best
+        return lost <= LOSS * abs(best)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,7 +146,7 @@ def quality(model: Model, target: Model, test: Part, *, own: int) -> dict[str, f
     """
     eye = judge(own)
     with torch.no_grad():
-        images, reference = model(test.x), target(test.x)
+        images, reference = model(test.x.clone()), target(test.x.clone())
         return {
             "frechet": frechet(features(eye, images), features(eye, test.y)),
             "agreement": same_garment(eye, images, reference),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import struct
 import zlib
@@ -23,6 +24,13 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FILES = {  # split -> files of images and labels, number of examples
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 60_000),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10_000),
+}
+
+SHA256 = {  # of the files unpacked; MNIST's own have the same names and sizes
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
 
@@ -50,7 +58,7 @@ def read_idx(folder: Path, name: str, shape: tuple[int, ...]) -> NDArray[np.uint
     Raises
     ------
     IntegrityError
-        The file is damaged, or of another shape.
+        The file is damaged, of another shape, or has the name of one of FashionMNIST's and another content.
     """
     path = data.file(folder, name)
     try:
@@ -59,6 +67,9 @@ def read_idx(folder: Path, name: str, shape: tuple[int, ...]) -> NDArray[np.uint
         values = np.frombuffer(content, np.uint8, offset=4 * (1 + len(shape)))
         if magic != 0x800 + len(shape) or tuple(sizes) != shape or len(values) != np.prod(shape):
             raise ValueError(f"{len(values)} bytes with axes {tuple(sizes)}")
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != SHA256.get(name, digest):
+            raise ValueError(f"another one, with SHA-256 {digest[:12]} instead of {SHA256[name][:12]}")
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise IntegrityError(
             f"expected FashionMNIST's file of bytes {shape} at {str(path)!r}, got {error}: "

@@ -139,6 +139,9 @@ class Task:
                 )
         for name, part in (("own", self.own), ("public", self.public), ("test", self.test)):
             _check_part(name, part, self.spec)
+        for count, least in (("epochs", 1), ("tuning", 1), ("batch", 1), ("students", 0), ("independents", 0)):
+            if (given := getattr(self, count)) < least:
+                raise UsageError(f"expected {count} of at least {least}, got {given}: change the number.")
         if (self.quality is None) != (self.merit is None):
             raise UsageError("expected quality and merit, or neither, got one of them: merit is one of its figures.")
         if self.teachers != 0 and self.teachers < LEAST_TEACHERS:
@@ -149,6 +152,11 @@ class Task:
             raise UsageError(
                 "expected a target whose layers all have reset_parameters for teachers, got one that has others: add "
                 "it to them, or leave teachers out."
+            )
+        if not self.negatives and not (self.independents and (self.architectures or _resettable(self.target))):
+            raise UsageError(
+                "expected models that are independent of the target, got none: give independents of at least 1 and "
+                "architectures (the target's own needs reset_parameters of all its layers), or negatives."
             )
         with seeded(0):
             _check_answers("the target", lambda: self._wrapped(self.target), self.test.x[:2], self.spec)
@@ -320,6 +328,11 @@ def _check_part(name: str, part: Part, spec: Spec) -> None:
     wanted = (shape[0],) if spec.output == "probabilities" else (shape[0], *spec.output_shape)
     if tuple(part.y.shape) != wanted:
         raise UsageError(f"expected y of shape {wanted} in the part {name}, got {tuple(part.y.shape)}: reshape it.")
+    if spec.output == "regression" and not (part.y.dtype == torch.float32 and torch.isfinite(part.y).all()):
+        raise UsageError(
+            f"expected finite float32 y in the part {name}, got {part.y.dtype} from {part.y.min():g} to "
+            f"{part.y.max():g}: convert it with .float(), and leave out rows without a value."
+        )
     if spec.output == "images" and not (part.y.dtype == torch.float32 and part.y.min() >= 0 and part.y.max() <= 1):
         raise UsageError(
             f"expected float32 images in [0, 1] in the part {name}, got {part.y.dtype} from {part.y.min():g} to "

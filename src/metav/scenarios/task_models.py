@@ -84,7 +84,7 @@ def ready(model: nn.Module | str | Path) -> nn.Module:
 def answered(model: nn.Module, x: Tensor) -> Tensor:
     """Answers of a model in eval mode, which is left as it was."""
     with torch.no_grad():
-        found: Tensor = deepcopy(model).eval()(x)
+        found: Tensor = deepcopy(model).eval()(x.clone())
     return found
 
 

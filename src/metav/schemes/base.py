@@ -8,7 +8,7 @@ from dataclasses import Field, dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metav.errors import SuspectError, UsageError
 from metav.fingerprint import Fingerprint
@@ -200,7 +200,7 @@ def check_use(name: str, needs: Needs, ensemble: Ensemble, queries: int) -> None
     """
     check_queries(queries)
     require(name, needs, ensemble.spec)
-    some, asked = ensemble.data[:GLANCE], getattr(ensemble.target, "logits", ensemble.target)
+    some, asked = ensemble.data[:GLANCE], _logits(ensemble.target) or ensemble.target
     answers = query(asked, some)
     if not torch.isfinite(answers).all():
         raise SuspectError("expected finite answers of the target, got NaN or infinity: check how it was trained.")
@@ -226,11 +226,17 @@ def log_probabilities(model: Model, x: Tensor) -> Tensor:
     SuspectError
         They are not finite.
     """
-    logits = getattr(model, "logits", None)
+    logits = _logits(model)
     found = logits(x).log_softmax(-1) if logits else model(x).clamp_min(torch.finfo(torch.float32).tiny).log()
     if not torch.isfinite(found).all():
         raise SuspectError("expected finite logits, got NaN or infinity: the model cannot be used.")
     return torch.as_tensor(found)
+
+
+def _logits(model: Model) -> Model | None:
+    """The method `logits` of a model, if it has one; a layer of that name is none."""
+    found = getattr(model, "logits", None)
+    return found if callable(found) and not isinstance(found, nn.Module) else None
 
 
 def labels(model: Model, x: Tensor) -> Tensor:
