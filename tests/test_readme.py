@@ -161,10 +161,11 @@ def test_what_parts_of_the_cohort_bring_is_what_the_committed_results_say(monkey
 
 
 @pytest.mark.parametrize("name", ["docs/results.md", "results/paper/report.md"])
-def test_the_papers_page_is_rendered_from_the_committed_results(name, tmp_path):
+def test_the_papers_page_is_rendered_from_the_committed_results(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     copytree(ROOT / "results" / "paper", tmp_path / "results" / "paper")
     (tmp_path / "docs").mkdir()
-    page.write(tmp_path / "results" / "paper", tmp_path / name)
+    page.write(Path("results/paper"), Path(name))
     assert (tmp_path / name).read_text() == (ROOT / name).read_text()
 
 
