@@ -74,8 +74,8 @@ class Task:
         Its interface. What the box [low, high] is to your inputs is up to you; queries stay in it.
     own, public, test
         Examples: those you trained on, those an attacker might have (disjoint from yours), and held-out ones. `x` is
-        (n, *input_shape), float32; `y` is (n,) classes, or (n, *output_shape). For a generator `x` are codes, drawn as
-        it wants them, and `y` as many real images, which have nothing to do with them.
+        (n, *input_shape), float32; `y` is (n,) classes, int64, or (n, *output_shape), float32. For a generator
+        `x` are codes, drawn as it wants them, and `y` as many real images, which have nothing to do with them.
     architectures
         Constructors of untrained modules by name, for students and independent models. The target's own architecture
         with new weights is among them as `same`, where all its layers have `reset_parameters`.
