@@ -30,7 +30,7 @@ from metav.schemes.cohort_answers import (
     moments,
     one_by_one,
 )
-from metav.scorers.cohort import CLIP, COLUMNS, TESTS, TINY, CohortMatch, CohortRank, columns
+from metav.scorers.cohort import CLIP, COLUMNS, LIMIT, TESTS, TINY, CohortMatch, CohortRank, columns
 from metav.scorers.control import MatchedControl, Tail, rarity
 from metav.stacks import together
 from metav.verification import verify
@@ -150,7 +150,14 @@ def literal_match(x: Tensor, ridge: float, first: int, last: int, kind: str, ans
     sigma = found.covariance(view, ridge).double()
     deviation = ((answers - found.mu) / found.sd)[view].flatten().double()
     squashed = CLIP * (deviation / CLIP).tanh()
-    own = squashed @ torch.linalg.inv(sigma) @ found.s[view].flatten().double()
+    length = (squashed @ torch.linalg.inv(sigma) @ squashed).sqrt()
+
+    def match(seen: Tensor, sigma: Tensor, owner: Tensor) -> Tensor:
+        precision = torch.linalg.inv(sigma)
+        size = (owner @ precision @ owner).sqrt()
+        return size * (seen @ precision @ owner / (length * size)).clamp(-LIMIT, LIMIT).atanh()
+
+    own = match(squashed, sigma, found.s[view].flatten().double())
     teachers = torch.stack([c[view].flatten().double() for c in found.c])
     matches = []
     for index, teacher in enumerate(teachers):  # from all others alone, in the same units
@@ -158,7 +165,7 @@ def literal_match(x: Tensor, ridge: float, first: int, last: int, kind: str, ans
         centred = others - others.mean(0)
         without = sigma + (centred.T @ centred - teachers.T @ teachers) / len(teachers)
         seen = squashed - others.mean(0)  # about the mean of all others, where it was about that of all
-        matches.append(seen @ torch.linalg.inv(without) @ (teacher - others.mean(0)))
+        matches.append(match(seen, without, teacher - others.mean(0)))
     cohort = torch.stack(matches)
     return float((own - cohort.mean()) / (cohort.std() + TINY))
 
@@ -337,7 +344,7 @@ def test_the_rate_is_made_of_the_smaller_p_value_doubled(made):
         p = 2 * min(float(rare(value, law)) for value, law in zip(row, laws, strict=True))
         assert above == pytest.approx(math.log(scorer.level / p), abs=1e-4)
     for above, rate in ((0.0, 0.5), (math.log(10), 0.99)):
-        scorer_ = CohortMatch(queries=1, near=0, size=1, kinds=1, teachers=3, output="regression", level=0.01)
+        scorer_ = CohortMatch(queries=1, near=0, size=1, kinds=1, teachers=3, rows=9, output="regression", level=0.01)
         scorer_.above = lambda _, above=above: torch.tensor(above)
         assert scorer_.rate(torch.zeros(1, 1)) == pytest.approx(rate, abs=1e-3)
 
@@ -353,7 +360,7 @@ def test_a_level_is_the_share_of_strangers_that_are_accused():
 
     accused, owners = [], []
     for _ in range(40):
-        scorer = CohortMatch(queries=2, near=1, size=1, kinds=6, teachers=3, output="regression", level=0.02)
+        scorer = CohortMatch(queries=2, near=1, size=1, kinds=6, teachers=3, rows=9, output="regression", level=0.02)
         scorer.calibrate([(strangers(9, 1)[:, 0], strangers(8, 6), 8 + strangers(1, 6)) for _ in range(4)])
         accused.append((scorer.above(strangers(2000, 1)) > 0).float().mean())
         owners.append((scorer.above(strangers(500, 6)).amax(1) > 0).float().mean())
@@ -365,7 +372,7 @@ def test_the_laws_are_those_of_known_strangers_by_owner():
     """A literal reference: values of tests that were fitted without their fold, a teacher's thefts as one model."""
 
     def scorer() -> CohortMatch:
-        return CohortMatch(queries=2, near=1, size=1, kinds=6, teachers=3, output="regression", level=0.02)
+        return CohortMatch(queries=2, near=1, size=1, kinds=6, teachers=3, rows=9, output="regression", level=0.02)
 
     shapes = ((9, 36), (8, 6, 36), (1, 6, 36))
     folds = [tuple(noise(*shape, seed=3 * fold + len(shape)).float() for shape in shapes) for fold in range(4)]
@@ -438,7 +445,7 @@ def test_weak_thefts_of_a_known_kind_are_told_from_strangers():
     def drawn_(*shape: int) -> Tensor:
         return torch.randn(*shape, 60, generator=generator)
 
-    scorer = CohortMatch(queries=2, near=1, size=1, kinds=10, teachers=3, output="regression", level=0.01)
+    scorer = CohortMatch(queries=2, near=1, size=1, kinds=10, teachers=3, rows=9, output="regression", level=0.01)
     shift = torch.zeros(10, 60)
     shift[:9], shift[9] = 15.0, 1.0  # nine kinds that match well, and one that hardly does
     scorer.calibrate([(drawn_(20), drawn_(50, 10), shift + drawn_(2, 10)) for _ in range(4)])
@@ -472,8 +479,12 @@ def test_a_file_holds_answers_and_no_weights(made, tmp_path):
     expected = {"mu": 2 * columns_, "sd": 2 * columns_, "spread": 6, "begin": 2, "scale": 2, "count": 2, "known": 1}
     expected |= {"control.centres": 5 * 6, "control.precision": 3 * 36, "control.height": 3}
     widths = {"near": 16, "far": 24, "all": 40}
-    for view, width in {f"{name}_{test}": width for test in TESTS for name, width in widths.items()}.items():
-        expected |= {f"target_{view}": 2 * width, f"cohort_{view}": 2 * width * 48, f"share_{view}": 2 * 48}
+    for view, width in widths.items():
+        found = min(width, 48 + 4 + 12 * FOLDS + 1)  # teachers, copies, independent models and the target
+        expected |= {f"basis_{view}": 2 * found * width}
+        for test in (f"{view}_{test}" for test in TESTS):
+            owners = {f"owners_{test}": 2 * (found + 1) * 49, f"length_{test}": 2 * 49}
+            expected |= {f"precision_{test}": 2 * (found + 1), **owners}
     assert {name: each.numel() for name, each in made.scorer.state_dict().items()} == expected
 
 
@@ -567,7 +578,8 @@ def test_matches_with_owners_are_those_of_a_literal_loop():
 
 def test_a_fingerprint_of_skin_is_a_file_of_less_than_20_mb(tmp_path):
     plan, spec = scenarios.load("skin", "cpu").cohort, scenarios.load("skin", "cpu").spec
-    scorer = CohortMatch(100, 50, 7, len(plan.kinds), plan.teachers, spec.output, 0.01)
+    rows = plan.teachers + plan.copies + 35 + 1  # all independent models of a construction
+    scorer = CohortMatch(100, 50, 7, len(plan.kinds), plan.teachers, rows, spec.output, 0.01)
     queries = torch.zeros(100, *spec.input_shape)
     Fingerprint(queries=queries, scorer=scorer, spec=spec, reference=torch.zeros(100, 7)).save(tmp_path / "fp")
     assert 1e6 < (tmp_path / "fp").stat().st_size < 20e6

@@ -182,12 +182,12 @@ def _table_3(size: Size, enlarged: int) -> Iterator[Suspect]:
 
 
 def _cohort(size: Size, smoke: bool) -> CohortPlan:
-    """Kinds of theft, the cheap ones first; ratios of pruning that Table 3 has not, so that no copy is a suspect."""
+    """Kinds of theft, the cheap ones first; ratios of pruning between Table 3's, so that no copy is a suspect."""
     tuning, recovery = (_link("ftal", "public", epochs, 0) for epochs in (size.tuning, RECOVERY_EPOCHS))
     kinds = {
         "as it is": "",
         **{f"WP {ratio}": f"wp({ratio})" for ratio in (0.35, 0.55, 0.75)},
-        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.27, 0.47, 0.67)},
+        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.27, 0.47, 0.66)},
         "FP 0.47, tuned": f"fp(0.47)>{recovery}",
         "FTAL": tuning,
         "RTAL": tuning.replace("ftal", "rtal"),

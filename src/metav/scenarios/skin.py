@@ -205,14 +205,14 @@ def _table_3(size: Size) -> Iterator[Suspect]:
 
 
 def _cohort(size: Size, smoke: bool) -> CohortPlan:
-    """Kinds of theft, the cheap ones first; ratios of pruning that Table 3 has not, so that no copy is a suspect."""
+    """Kinds of theft, the cheap ones first; ratios of pruning between Table 3's, so that no copy is a suspect."""
     settings = f"lr={size.tuning_lr},batch={size.batch},seed=0"
     tuning, recovery = f"public,{size.tuning}ep,{settings}", f"public,{size.recovery}ep,{settings}"
     taught = f"batch={size.batch},seed=0"
     kinds = {
         "as it is": "",
         **{f"WP {ratio}": f"wp({ratio})" for ratio in (0.45, 0.75, 0.85, 0.93)},
-        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.27, 0.47, 0.67, 0.87)},
+        **{f"FP {ratio}": f"fp({ratio})" for ratio in (0.27, 0.47, 0.66, 0.84)},
         **{f"FP {ratio}, tuned": f"fp({ratio})>ftal({recovery})" for ratio in (0.47, 0.67)},
         "FTAL": f"ftal({tuning})",
         "RTLL": f"rtll({tuning})",

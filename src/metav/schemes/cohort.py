@@ -32,7 +32,7 @@ from metav.schemes.cohort_answers import (
 from metav.schemes.cohort_exact import rank
 from metav.schemes.points import enough
 from metav.scorers.cohort import CohortMatch, CohortRank
-from metav.scorers.control import Matches
+from metav.scorers.control import TINY, Matches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,23 +188,26 @@ class Cohort:
         kinds, ridges = known.moments(), self._ridges(known)
         queries, size = kinds[0].mu.shape
         teachers = len(kinds[0].c)
-        scorer = CohortMatch(queries, near, size, len(kinds), teachers, answers.output, self.level)
+        rows = len(kinds[0].rows) + 1
+        scorer = CohortMatch(queries, near, size, len(kinds), teachers, rows, answers.output, self.level)
         for row, kind in enumerate(kinds):
             scorer.mu[row], scorer.sd[row] = kind.mu.flatten(), kind.sd.flatten()
-            for name, (first, last) in scorer.views().items():
-                view = slice(first // size, last // size)
+            for view, (first, last) in scorer.views().items():
                 if first == last:
                     continue
-                s, c, sigma = (
-                    kind.s[view].flatten(),
-                    kind.c[:, view].flatten(1),
-                    kind.covariance(view, ridges[name.split("_")[1]]),
-                )
-                weighed = torch.linalg.solve(sigma, torch.cat([s[:, None], c.T], 1))
-                # without its own share of Sigma (Sherman and Morrison), and about the mean of all others
-                own = 1 - ((c * weighed[:, 1:].T).sum(1) + 1) / teachers
-                scorer.get_buffer(f"target_{name}")[row] = weighed[:, 0]
-                others = weighed[:, 1:] / own
-                scorer.get_buffer(f"cohort_{name}")[row] = others
-                scorer.get_buffer(f"share_{name}")[row] = (c.T * others).sum(0) / (teachers - 1)
+                at = slice(first // size, last // size)
+                basis, sigma = kind.span(at)
+                owners = basis @ torch.cat([kind.s[None, at], kind.c[:, at]]).flatten(1).double().T
+                alone = owners.clone()
+                alone[:, 1:] *= teachers / (teachers - 1)  # T_j about the mean of all others
+                scorer.get_buffer(f"basis_{view}")[row] = basis
+                for test, ridge in ridges.items():
+                    a = 1 / (torch.cat([sigma, sigma.new_zeros(1)]) + ridge)
+                    weighed = a[:-1, None] * owners
+                    # A_j T_j, by the Sigma of all others (Sherman and Morrison)
+                    weighed[:, 1:] /= 1 - ((owners * weighed).sum(0)[1:] + 1) / teachers
+                    length = (alone * weighed).sum(0).sqrt().clamp_min(TINY)
+                    scorer.get_buffer(f"precision_{view}_{test}")[row] = a
+                    scorer.get_buffer(f"owners_{view}_{test}")[row, :-1] = weighed / length
+                    scorer.get_buffer(f"length_{view}_{test}")[row] = length
         return scorer

@@ -21,6 +21,7 @@ FOLDS = 4  # of teachers and independent models: each is met by queries and a sc
 LEAST_COPIES = 2  # of the target: one is left out
 FLOOR = 0.25  # added to each sd: a share of the teachers' usual spread on real data
 DATA = 1000  # examples that the usual spread is taken over
+TRACE = 1e-6  # of s among the rows of Sigma: its direction without its variance
 FAR = 6.0  # independent models' deviations are squashed to so many sd
 
 
@@ -41,6 +42,15 @@ class Moments:
         """Sigma + ridge I, of the columns of some queries."""
         rows = self.rows[:, queries].flatten(1)
         return rows.T @ rows + ridge * torch.eye(rows.shape[1])
+
+    def span(self, queries: slice) -> tuple[Tensor, Tensor]:
+        """Orthonormal rows (min(f + 1, w), w) that span `rows` and s on some queries' w columns, and Sigma along them.
+
+        They are eigenvectors of Sigma, so that the latter (min(f + 1, w),) is all of it.
+        """
+        rows, s = self.rows[:, queries].flatten(1).double(), self.s[queries].flatten().double()
+        _, values, basis = torch.linalg.svd(torch.cat([rows, TRACE * s[None]]), full_matrices=False)
+        return basis, values.square()
 
 
 def moments(thefts: Tensor, teachers: int, independent: Tensor, floor: float, weight: float) -> Moments:

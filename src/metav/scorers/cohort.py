@@ -21,6 +21,7 @@ COLUMNS = 8  # of one image: projections of its pixels
 LEAST = 1e-3  # probabilities below are taken for it: what an API that rounds, or leaves classes out, may hide
 CLIP = 2.0  # deviations are squashed to so many of the cohort's spreads
 TESTS = ("blunt", "sharp")
+LIMIT = 0.9999  # of correlations
 TOP = 3  # largest matches that are averaged
 SLOPE = 2.0  # of the sigmoid
 
@@ -47,8 +48,11 @@ class CohortMatch(nn.Module):
     """Standardised matches of a suspect with the target, of each kind of theft, on three views of the queries, twice.
 
     The views are the first `near` queries, all others, and all. On a view v and for a kind k, with mu and sd as the
-    mean and spread of the teachers' answers, and S the suspect's deviation from mu in units of sd, squashed: z says by
-    how many of their spreads S' A F is above the mean of the teachers' S_j' A_j T_j, where A_j is A, and S_j is S,
+    mean and spread of the teachers' answers, S is the suspect's deviation from mu in units of sd, squashed. Its match
+    with an owner O, the target F or a teacher T_j, is |O| artanh(S' A O / (|S| |O|)), lengths by A, too: for weak
+    matches S' A O / |S|, while a match on answers of few degrees of freedom, such as a model's that answers the same to
+    everything, is as strong as on many (Fisher's transformation of a correlation, Metron 1:3-32, 1921). z says by how
+    many of the teachers' spreads F's is above their mean. For T_j A is A_j, and S in its product with A_j T_j is S_j,
     without T_j itself.
 
     Two tests look at z, each with an A of its own. One is for thefts of any kind (`blunt`, whose A has a large ridge):
@@ -61,7 +65,9 @@ class CohortMatch(nn.Module):
     queries, near, size
         N, how many of them are the near ones, and the columns of one answer.
     kinds, teachers
-        K and the number of teachers.
+        K and M.
+    rows
+        How many deviations of one kind, of models and of F, span what is known.
     output
         What an answer is, as in `Spec`, or `labels` for the largest probability alone.
     level
@@ -71,8 +77,9 @@ class CohortMatch(nn.Module):
     kind = "cohort-match"
     mu: Tensor  # (K, N size)
     sd: Tensor  # (K, N size)
-    # besides, for each view of w columns, of each test: target_VIEW (K, w), which is A F, and cohort_VIEW
-    # (K, w, teachers), A_j T_j, and share_VIEW (K, teachers): (S_j - S)' A_j T_j, as mu without T_j is another
+    # besides, for each view of w columns, basis_VIEW (K, f, w): orthonormal, of all that is known, f = min(w, rows);
+    # and of each test, in coordinates along it, and one across: precision_VIEW (K, f + 1), the diagonal of A,
+    # owners_VIEW (K, f + 1, 1 + M), A_j O_j / |O_j|, F first, and length_VIEW (K, 1 + M), |O_j|
     spread: Tensor  # (3 K): of strangers' z in the blunt test, by view and kind
     begin: Tensor  # (2,): of both tests, where the tail of known strangers' values begins
     scale: Tensor  # (2,): of that tail
@@ -80,19 +87,21 @@ class CohortMatch(nn.Module):
     known: Tensor  # (): of how many
 
     def __init__(
-        self, queries: int, near: int, size: int, kinds: int, teachers: int, output: str, level: float
+        self, queries: int, near: int, size: int, kinds: int, teachers: int, rows: int, output: str, level: float
     ) -> None:
         super().__init__()
         self.queries, self.near, self.size, self.output = queries, near, size, output
-        self.kinds, self.teachers, self.level = kinds, teachers, level
-        width = queries * size
-        self.register_buffer("mu", torch.zeros(kinds, width))
-        self.register_buffer("sd", torch.ones(kinds, width))
-        for name, (first, last) in self.views().items():
-            self.register_buffer(f"target_{name}", torch.zeros(kinds, last - first))
-            self.register_buffer(f"cohort_{name}", torch.zeros(kinds, last - first, teachers))
-            self.register_buffer(f"share_{name}", torch.zeros(kinds, teachers))
-        self.width = len(self.views()) // len(TESTS) * kinds  # z of each test
+        self.kinds, self.teachers, self.rows, self.level = kinds, teachers, rows, level
+        self.register_buffer("mu", torch.zeros(kinds, queries * size))
+        self.register_buffer("sd", torch.ones(kinds, queries * size))
+        for view, (first, last) in self.views().items():
+            found = min(last - first, rows)
+            self.register_buffer(f"basis_{view}", torch.zeros(kinds, found, last - first))
+            for test in TESTS:
+                self.register_buffer(f"precision_{view}_{test}", torch.ones(kinds, found + 1))
+                self.register_buffer(f"owners_{view}_{test}", torch.zeros(kinds, found + 1, 1 + teachers))
+                self.register_buffer(f"length_{view}_{test}", torch.zeros(kinds, 1 + teachers))
+        self.width = len(self.views()) * kinds  # z of each test
         self.register_buffer("spread", torch.ones(self.width))
         self.control = MatchedControl(kinds, self.width)
         self.register_buffer("begin", torch.zeros(2))
@@ -101,24 +110,36 @@ class CohortMatch(nn.Module):
         self.register_buffer("known", torch.ones(()))
 
     def views(self) -> dict[str, tuple[int, int]]:
-        """First column of each view, and the first that is no more of it; of the blunt test, then of the sharp one."""
+        """First column of each view, and the first that is no more of it."""
         near, width = self.near * self.size, self.queries * self.size
-        found = {"near": (0, near), "far": (near, width), "all": (0, width)}
-        return {f"{name}_{test}": columns for test in TESTS for name, columns in found.items()}
+        return {"near": (0, near), "far": (near, width), "all": (0, width)}
 
     def matches(self, answers: Tensor) -> Tensor:
-        """Matches z (..., 6 K) of models' answers (..., N size); there may be none."""
+        """Matches z (..., 6 K) of models' answers (..., N size), of the blunt test first; there may be none."""
         if not answers.numel():
             return answers.new_zeros(*answers.shape[:-1], len(TESTS) * self.width)
         squashed = CLIP * torch.tanh((answers[..., None, :] - self.mu) / self.sd / CLIP)
-        found = []
-        for name, (first, last) in self.views().items():
-            seen = squashed[..., first:last]
-            own = torch.einsum("...kd,kd->...k", seen, self.get_buffer(f"target_{name}"))
-            others = torch.einsum("...kd,kdt->...kt", seen, self.get_buffer(f"cohort_{name}"))
-            others = others + self.get_buffer(f"share_{name}")
-            found.append((own - others.mean(-1)) / (others.std(-1) + TINY))
-        return torch.cat(found, -1)
+        seen = {view: self._coordinates(view, squashed[..., slice(*at)]) for view, at in self.views().items()}
+        return torch.cat([self._standardised(seen[view], f"{view}_{test}") for test in TESTS for view in seen], -1)
+
+    def _coordinates(self, view: str, seen: Tensor) -> Tensor:
+        """Deviations (..., K, w) along the basis, and how long the rest is: (..., K, f + 1)."""
+        basis = self.get_buffer(f"basis_{view}")
+        along = torch.einsum("...kd,kfd->...kf", seen, basis)
+        across = seen - torch.einsum("...kf,kfd->...kd", along, basis)
+        return torch.cat([along, across.norm(dim=-1, keepdim=True)], -1)
+
+    def _standardised(self, seen: Tensor, test: str) -> Tensor:
+        """Matches z (..., K) from coordinates (..., K, f + 1), of one view in one test."""
+        length = self.get_buffer(f"length_{test}")
+        mean = length / self.teachers  # (S_j - S)' A_j T_j / |T_j|: S_j is about the mean of the other teachers
+        mean = torch.cat([torch.zeros_like(mean[:, :1]), mean[:, 1:]], 1)
+        size = (seen.square() * self.get_buffer(f"precision_{test}")).sum(-1).sqrt()
+        products = torch.einsum("...kf,kfo->...ko", seen, self.get_buffer(f"owners_{test}")) + mean
+        found = length * (products / size[..., None].clamp_min(TINY)).clamp(-LIMIT, LIMIT).atanh()
+        others = found[..., 1:]
+        z: Tensor = (found[..., 0] - others.mean(-1)) / (others.std(-1) + TINY)
+        return z
 
     def tests(self, matches: Tensor) -> Tensor:
         """The values (..., 2) of both tests, from matches (..., 6 K)."""
@@ -165,7 +186,7 @@ class CohortMatch(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the constructor."""
-        names = ("queries", "near", "size", "kinds", "teachers", "output", "level")
+        names = ("queries", "near", "size", "kinds", "teachers", "rows", "output", "level")
         return {name: getattr(self, name) for name in names}
 
 
