@@ -23,7 +23,8 @@ from typing import Any
 from metav import benchmark, paper, protocols, results, scenarios
 from metav.report import cell, line
 from metav.scenarios import Scenario
-from metav.scenarios.base import CohortPlan
+from metav.scenarios.base import LEAST_TEACHERS, CohortPlan
+from metav.schemes.cohort_answers import LEAST_COPIES
 from metav.storage import make_folder, write_atomic
 from metav.zoo import Zoo
 
@@ -52,7 +53,8 @@ def main() -> None:
     heads = ("cohort", "models", "minutes", "paper: ARUC", "missed", "open world: AUC", "false accusations", "missed")
     table, rows = [line(*heads), "|---" * len(heads) + "|"], []
     for name, plan, scheme in variants(scenario, "cohort", options.without):
-        if not any(part in name for part in options.variants):
+        enough = plan.teachers >= LEAST_TEACHERS and plan.copies >= LEAST_COPIES
+        if not enough or not any(part in name for part in options.variants):
             continue
         zoo = Zoo(replace(scenario, cohort=plan), cohort=True, open_world=True)
         zoo.build(jobs=options.jobs)

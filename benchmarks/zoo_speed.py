@@ -80,11 +80,10 @@ def apart(left: Models, right: Models, x: torch.Tensor) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenario", default="warfarin")
     parser.add_argument("--profile", default="cpu")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    scenario = scenarios.load(options.scenario, options.profile)
+    scenario = scenarios.load("warfarin", options.profile)
     with tempfile.TemporaryDirectory() as folder:
         zoo = Zoo(scenario, Path(folder) / "zoo")
         start = time.perf_counter()

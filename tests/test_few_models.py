@@ -35,7 +35,10 @@ def test_each_training_leaves_its_snapshots(zoo):
         for text in zoo.snapshots(lineage):
             assert zoo.record(text).lineage == text
     assert zoo.snapshots("target>wp(0.3)") == []
-    assert all(zoo.record(text).quality["agreement"] < 1 for text in zoo.snapshots("target"))
+    assert zoo.snapshots("target") == []  # nothing learns from them
+    kept = [zoo.record(text).quality["agreement"] for text in zoo.snapshots(trained(zoo)[0])]
+    assert kept
+    assert max(kept) < 1
 
 
 @pytest.mark.parametrize("family", ["FTAL", "Distillation M", "Independent L"])

@@ -182,3 +182,15 @@ def test_what_failed_does_not_pass_for_what_an_earlier_run_found(smoke_zoo, tmp_
         (tmp_path / part.name / file).write_text("[]")
         running.run(part, smoke_zoo, tmp_path, "metav bench paper", jobs=1)
         assert not (tmp_path / part.name / file).exists()
+
+
+def test_a_scheme_that_failed_with_the_largest_number_has_an_empty_place():
+    def row(scheme, queries):
+        figure = {"mean": 0.5, "ci95": 0.1}
+        return {"scheme": scheme, "queries": queries, "negatives": 2, "positives": 2} | dict.fromkeys(
+            ("aruc", "false_accusations", "missed"), figure
+        )
+
+    rows = [row("metav", 10), row("metav", 100), row("deepfoolfp", 10)]
+    lines = list(page._swept(rows, "queries", [10, 100]))
+    assert [line.rstrip().endswith("|  |") for line in lines if line.startswith("| `deepfoolfp`")] == [True] * 3

@@ -177,6 +177,8 @@ def test_what_a_kill_left_half_written_is_swept_after_a_day_and_nothing_else(tmp
         os.utime(tmp_path / name, (long_ago, long_ago))
     sweep(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(kept)
+    sweep(tmp_path, re.compile(r"\.env\.\w+"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(set(kept) - {".env.local"})
 
 
 def test_half_written_files_have_names_that_are_swept(tmp_path, monkeypatch):

@@ -484,3 +484,8 @@ def test_a_ready_negative_is_no_architecture_to_leave_out():
     made = task(architectures={"wide": lambda: network(16)}, negatives={"other": network()}).scenario("cpu")
     assert protocols.what_is_left_out(made, "unseen-architecture") == ["same", "wide"]
     protocols.check_enough(made, "unseen-architecture", [0], 1)
+
+
+def test_a_negative_and_an_architecture_have_names_of_their_own():
+    with pytest.raises(UsageError, match=r"^expected other names for negatives .*, got 'net' for both: rename one\.$"):
+        task(architectures={"net": lambda: network(16)}, negatives={"net": network()})

@@ -262,6 +262,18 @@ def test_a_file_that_is_another_one_now_is_asked_again(file, tmp_path, capsys):
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 2  # the same file is not asked again
 
 
+def test_a_second_fingerprint_has_ledgers_of_its_own_in_the_same_folder(file, tmp_path):
+    other = get("metav(iterations=5)").construct(tiny.tables(), queries=20, seed=1)
+    other.save(tmp_path / "other.safetensors")
+    with serving(tiny.tables().target) as server:
+        (tmp_path / "list.csv").write_text(f"suspect\n{server.url}/v2/models/m\n")
+        for index, fingerprint in enumerate((file, str(tmp_path / "other.safetensors"))):
+            command = ["--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / f"{index}.csv")]
+            main(["verify", fingerprint, *command, "--ledger", str(tmp_path / "books")])
+            assert "could not" not in (tmp_path / f"{index}.csv").read_text()
+    assert len(list((tmp_path / "books").glob("*.jsonl"))) == 2
+
+
 def test_a_table_of_verdicts_belongs_to_one_fingerprint(made, file, tmp_path, capsys):
     other = get("metav(iterations=5)").construct(tiny.tables(), queries=20, seed=1)
     other.save(tmp_path / "other.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
-from metav.storage import STAGED
+from metav.storage import STAGED, sweep
 from metav.zoo import Zoo
 
 _MEND = "export the zoo again."
@@ -26,6 +27,7 @@ def export(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None) 
         A suspect is missing or damaged; the folder is of other settings; the archive cannot be written.
     """
     zoo.check_settings()
+    sweep(path.parent, re.compile(rf"\.{re.escape(path.name)}\.\d+"))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with tarfile.open(temporary, "w") as archive:

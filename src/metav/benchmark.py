@@ -24,7 +24,7 @@ from metav.schemes import Ensemble
 from metav.schemes.base import CohortModels
 from metav.schemes.cohort import Cohort
 from metav.spec import Model
-from metav.storage import canonical_json, make_folder
+from metav.storage import canonical_json, make_folder, sweep
 from metav.verification import query
 from metav.zoo import Zoo
 
@@ -300,6 +300,7 @@ def run(
         zoo, scheme_names, repeats=repeats, queries=queries, models=models, protocol=protocol, left_out=left_out
     )
     paths = cells.paths(zoo, wanted)
+    sweep(cells.folder("cells", zoo))
     if again:
         for path in paths.values():
             path.fingerprint.unlink(missing_ok=True)

@@ -56,8 +56,12 @@ class Outcome:
         found |= {"suspect": self.suspect, "verdict": self.word, "content": self.content}
         if self.verdict is None:
             return {**found, "remarks": str(self.error)}
-        facts = {name: getattr(self.verdict, name) for name in ("rate", "threshold", "p_value", "queries", "seconds")}
-        return {**found, **facts, "remarks": "; ".join(self.verdict.remarks)}
+        return {**found, **facts(self.verdict), "remarks": "; ".join(self.verdict.remarks)}
+
+
+def facts(verdict: Verdict) -> dict[str, Any]:
+    """The numbers of a verdict, by name."""
+    return {name: getattr(verdict, name) for name in ("rate", "threshold", "p_value", "queries", "seconds")}
 
 
 def judge(
@@ -135,7 +139,7 @@ def judge_all(
             content = fingerprint_of(suspect, access)
             if name in done and done[name]["content"] == content:
                 return Outcome(suspect=name, earlier=done[name])
-            book = hashlib.sha256(f"{suspect}{content}".encode()).hexdigest()[:16]
+            book = hashlib.sha256(f"{fingerprint.digest}{suspect}{content}".encode()).hexdigest()[:16]
             ledger = None if ledgers is None else ledgers / f"{book}.jsonl"
             verdict = judge(fingerprint, suspect, access, ledger, content, paces)
             outcome = Outcome(suspect=name, content=content, verdict=verdict)

@@ -142,15 +142,20 @@ def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Pa
     scenario = zoo.scenario
     scheme = schemes.get(cell.scheme)
     used = zoo.lineages(cohort=scheme.needs.cohort, open_world=cell.protocol == "open-world")
-    models = {lineage: digest(lineage) for lineage in used}
-    kept = [zoo.snapshots(lineage) for lineage in used] if scheme.needs.snapshots else []
+    kept = [each for lineage in used for each in zoo.snapshots(lineage)] if scheme.needs.snapshots else []
+    models = {lineage: digest(lineage) for lineage in (*used, *kept)}
     code = [CODE, _digest([Path(inspect.getfile(type(scheme)))])]  # a scheme's may be elsewhere
     plan, strangers = scheme.needs.cohort and zoo.cohort, cell.protocol == "open-world" and zoo.strangers
     table = (scenario.spec, scenario.merit, scenario.views, scenario.suspects, plan, strangers)
     libraries = [torch.__version__, np.__version__, *(LEARN if cell.protocol == "open-world" else ())]
-    text = canonical_json([asdict(cell), zoo.settings, models, kept, *map(repr, table), code, libraries])
+    text = canonical_json([asdict(cell), zoo.settings, models, *map(repr, table), code, libraries])
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return home() / "cells" / zoo.scenario.name / zoo.scenario.profile / f"{name}.json"
+    return folder("cells", zoo) / f"{name}.json"
+
+
+def folder(what: str, zoo: Zoo) -> Path:
+    """Where `what` is kept of a zoo, by this code alone: folders of other code can be deleted."""
+    return home() / what / CODE[:8] / zoo.scenario.name / zoo.scenario.profile
 
 
 def _digest(files: Iterable[Path]) -> str:

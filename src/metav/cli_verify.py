@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -96,29 +96,19 @@ def verify(
 
 
 def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, as_json: bool) -> int:
-    from metav.campaign import DERIVED, INDEPENDENT, judge
+    from metav.campaign import Outcome, facts, judge
     from metav.endpoints import named
 
     verdict = judge(found, suspect, access, ledger)
-    word = DERIVED if verdict.derived else INDEPENDENT
-    facts: dict[str, Any] = {
-        "suspect": named(suspect) or str(ledger),
-        "verdict": word,
-        "rate": verdict.rate,
-        "threshold": verdict.threshold,
-        "p_value": verdict.p_value,
-        "queries": verdict.queries,
-        "seconds": verdict.seconds,
-        "remarks": list(verdict.remarks),
-        "about": dict(verdict.about),
-        "fingerprint": found.digest,
-    }
+    name = named(suspect) or str(ledger)
+    word = Outcome(suspect=name, verdict=verdict).word
     if as_json:
-        output().print_json(json.dumps(facts))
+        about = {"remarks": list(verdict.remarks), "about": dict(verdict.about), "fingerprint": found.digest}
+        output().print_json(json.dumps({"suspect": name, "verdict": word, **facts(verdict), **about}))
     else:
         p_value = "" if verdict.p_value is None else f"p-value of a false accusation {verdict.p_value:.4f}, "
         output().print(
-            f"{facts['suspect']}: {word} ({p_value}matching rate {verdict.rate:.4f}, "
+            f"{name}: {word} ({p_value}matching rate {verdict.rate:.4f}, "
             f"threshold {verdict.threshold:.4f}, {verdict.queries} queries, {verdict.seconds:.2f} s)",
             soft_wrap=True,
         )

@@ -22,7 +22,7 @@ from metav.scenarios.base import CohortPlan
 from metav.schemes.base import CohortModels, Columns
 from metav.spec import Model
 from metav.stacks import together
-from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors
+from metav.storage import canonical_json, load_tensors, make_folder, save_tensors, sweep
 from metav.zoo import Zoo
 
 MANY = 1000  # inputs, from which on answers are kept: candidates for queries, not queries
@@ -58,12 +58,14 @@ class KeptCohort(CohortModels):
 def read(zoo: Zoo, plan: CohortPlan) -> KeptCohort:
     """All models of a zoo's cohort: thousands of files."""
     parts = {kind: _parts(zoo, plan, kind) for kind in plan.kinds}
+    folder = make_folder(cells.folder("answers", zoo))
+    sweep(folder)
     return KeptCohort(
         teachers=plan.teachers,
         kinds={kind: partial(_all, [model for _, model in both]) for kind, both in parts.items()},
         others=[zoo.load(each) for each in plan.others],
         parts=parts,
-        folder=make_folder(home() / "answers" / zoo.scenario.name / zoo.scenario.profile),
+        folder=folder,
     )
 
 

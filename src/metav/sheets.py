@@ -29,19 +29,19 @@ def one_of_each(zoo: Zoo) -> dict[str, str]:
 
 
 def samples(zoo: Zoo, lineages: Mapping[str, str], count: int = 16) -> dict[str, Tensor]:
-    """Images (count, 1, height, width) by title, from the first codes of the test part, the same for all."""
+    """Images (count, channels, height, width) by title, from the first codes of the test part, the same for all."""
     codes = zoo.scenario.parts["test"].x[:count]
     return {title: query(zoo.load(lineage), codes) for title, lineage in lineages.items()}
 
 
 def sheet(rows: Mapping[str, Tensor]) -> Figure:
-    """Draw one row a title of its images (n, 1, height, width), grey in [0, 1]; columns share their code."""
+    """Draw one row a title of its images (n, 1 or 3, height, width), in [0, 1]; columns share their code."""
     from matplotlib.figure import Figure
 
     count = max(len(images) for images in rows.values())
     figure = Figure(figsize=(2 + 0.55 * count, 0.6 * len(rows)), layout="constrained")
     for ax, (title, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
-        strip = torch.cat(list(images[:, 0]), dim=1).numpy()
+        strip = torch.cat(list(images.movedim(1, -1)), dim=1).squeeze(-1).numpy()
         ax.imshow(strip, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
         ax.set_ylabel(title, rotation=0, ha="right", va="center")
         ax.set(xticks=[], yticks=[])
@@ -52,7 +52,8 @@ def sheet(rows: Mapping[str, Tensor]) -> Figure:
 
 def write(zoo: Zoo, models: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """Draw a zoo into the PNG file `path`: samples of generators, otherwise quality; `models` as `listing.rows`."""
-    images = zoo.scenario.spec.output == "images"
+    shape = zoo.scenario.spec.output_shape
+    images = zoo.scenario.spec.output == "images" and len(shape) == 3 and shape[0] in (1, 3)
     figure, content = sheet(samples(zoo, one_of_each(zoo))) if images else quality(zoo, models), BytesIO()
     figure.savefig(content, format="png", dpi=100 if images else 150, bbox_inches="tight", metadata={"Software": None})
     write_atomic(path, content.getvalue())

@@ -74,7 +74,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -83,19 +83,20 @@ def write_atomic(path: Path, content: bytes) -> None:
         ) from error
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in the folder of a zoo, more than `OLD` seconds ago.
+def sweep(folder: Path, names: re.Pattern[str] = HALF_WRITTEN) -> None:
+    """Remove what killed processes left half-written in a folder, more than `OLD` seconds ago.
 
-    Other files there, a user's own hidden ones too, are left alone.
+    `names` are those of such files, by default in the folders of zoos and the cache. Other files, a user's own hidden
+    ones too, are left alone.
     """
     for path in folder.glob(".*"):
         with contextlib.suppress(OSError):
-            if HALF_WRITTEN.fullmatch(path.name) and time.time() - path.stat().st_mtime > OLD:
+            if names.fullmatch(path.name) and time.time() - path.stat().st_mtime > OLD:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _sync(folder: Path) -> None:
-    """Make a rename in `folder` outlast a power cut."""
+def sync(folder: Path) -> None:
+    """Make a rename, or a new file, in `folder` outlast a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

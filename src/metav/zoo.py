@@ -65,9 +65,8 @@ class Zoo:
 
     @cached_property
     def _table(self) -> frozenset[str]:
-        """The target and the suspects of the table, without what lies between them."""
-        suspects = (suspect.lineage for suspect in self.scenario.suspects)
-        return frozenset(self.scenario.lineage(each).text for each in ("target", *suspects))
+        """The suspects of the table, without what lies between them."""
+        return frozenset(self.scenario.lineage(suspect.lineage).text for suspect in self.scenario.suspects)
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -104,7 +103,7 @@ class Zoo:
     def snapshots(self, lineage: str) -> list[str]:
         """Lineages of the snapshots that are kept of a suspect's last training: one for each of the fractions.
 
-        None of the cohort and of strangers, whose snapshots nothing learns from.
+        None of the target, the cohort and strangers, whose snapshots nothing learns from.
         """
         found = self.scenario.lineage(lineage)
         if found.training is None or found.training.until or found.text not in self._table:

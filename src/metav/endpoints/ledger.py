@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metav.endpoints.base import Endpoint, asked
 from metav.errors import EndpointError, IntegrityError, MetavError, SettingsError, StorageError
+from metav.storage import sync
 
 FORMAT = 1
 _OTHER = "give another file to --ledger."
@@ -78,6 +79,7 @@ class Ledger:
                 if not whole:
                     self.header = {"content": "ledger", "format": FORMAT, **named}
                     self._append([self.header])
+                    sync(path.parent)
         except Timeout as error:
             raise SettingsError(f"expected a ledger of one's own, got {str(path)!r}, in use: {_OTHER}") from error
         except MetavError:

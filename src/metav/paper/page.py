@@ -72,9 +72,8 @@ def write(folder: Path, page: Path | None = None) -> Path:
         "1; false accusations and missed thefts are counted at each fingerprint's own threshold. AUC and robustness at "
         "100 % uniqueness rank rates to the last digit, however near to 0 or 1.",
         "",
-        "Seconds are of the run as it was, two fingerprints at a time, whatever else the machine did: the same work "
-        "may take twice as long in another part. Those of `cohort` are without training and "
-        "reading its models.",
+        "Seconds are of the run as it was, several fingerprints at a time, whatever else the machine did: the same "
+        "work may take twice as long in another part. Those of `cohort` are without training and reading its models.",
     ]
     there = [name for name in paper.SCENARIOS if (folder / name / "results.json").exists()]
     for scenario in (*there, *(name for name in paper.SCENARIOS if name not in there)):
@@ -232,7 +231,7 @@ def _swept(rows: Rows, name: str, numbers: Sequence[int]) -> Iterator[str]:
     shown = []
     for scheme in dict.fromkeys(row["scheme"] for row in rows):
         found: dict[int, Any] = {row[name]: row for row in rows if row["scheme"] == scheme}
-        some = found[numbers[-1]]
+        some = next(iter(found.values()))
         verdicts = f"accused of {some['negatives']:g}", f"missed of {some['positives']:g}"
         for key, title, digits in ((ARUC, "ARUC", 3), *zip(VERDICTS, verdicts, (1, 1), strict=True)):
             cells = (cell(found[number][key], digits) if number in found else "" for number in numbers)

@@ -137,6 +137,10 @@ class Task:
                     f"expected a word for the name of a task, an architecture or a model, got {name!r}: begin with a "
                     f"letter, and leave target, ready and {SAME} to metav."
                 )
+        if both := sorted(self.architectures.keys() & self.negatives.keys()):
+            raise UsageError(
+                f"expected other names for negatives than for architectures, got {both[0]!r} for both: rename one."
+            )
         for name, part in (("own", self.own), ("public", self.public), ("test", self.test)):
             _check_part(name, part, self.spec)
         for count, least in (("epochs", 1), ("tuning", 1), ("batch", 1), ("students", 0), ("independents", 0)):
