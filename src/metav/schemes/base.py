@@ -43,7 +43,7 @@ class Needs:
     suspects
         Whether it learns from positive and negative suspects (the zoo).
     data
-        Whether it needs inputs of the task; with `labels` as what the suspect answers, their true classes too.
+        Whether it needs inputs of the task; some schemes for class labels need their true classes too.
     images
         Whether the inputs must be images (channels, height, width).
     per_query
