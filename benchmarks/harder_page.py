@@ -23,11 +23,9 @@ PROTOCOLS = {  # protocol -> heading, and the key of results.json that tells its
 METRICS = {"ARUC": "aruc", "AUC": "auc", "robustness at 100 % uniqueness": "robustness_at_full_uniqueness"}
 USEFUL = "Useful thefts only"
 NOTES = {  # folder -> what a reader of its figures has to know
-    "skin-open-world": "`cohort(half=1)` is by an earlier rule, and the open world has three thefts more since then.",
-    "skin-api": "`cohort(half=1)` is by an earlier rule.",
-    "skin-schemes": "`cohort(half=1)` is by an earlier rule, and what is recognised of the others was not counted.",
+    "skin-schemes": page.NOTES["skin", "cohort"],
     "paper/warfarin": page.NOTES["warfarin", "cohort"],
-    "paper/fashion": page.NOTES["fashion", "cohort"],
+    "paper/fashion": f"{page.EARLIER['fashion'][1]} {page.NOTES['fashion', 'cohort']}",
 }
 PAPER = {"skin": "skin-schemes", "warfarin": "paper/warfarin", "fashion": "paper/fashion"}  # folders of its protocol
 

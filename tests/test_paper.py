@@ -194,3 +194,11 @@ def test_a_scheme_that_failed_with_the_largest_number_has_an_empty_place():
     rows = [row("metav", 10), row("metav", 100), row("deepfoolfp", 10)]
     lines = list(page._swept(rows, "queries", [10, 100]))
     assert [line.rstrip().endswith("|  |") for line in lines if line.startswith("| `deepfoolfp`")] == [True] * 3
+
+
+def test_notes_on_earlier_figures_are_not_said_of_later_ones():
+    for date, earlier in (("2026-11-27", True), ("2026-11-28", False)):
+        rows = [{"title": "cohort", "environment": {"date": date}}]
+        notes = list(page._notes(rows, "fashion"))
+        assert any("These figures are of before" in note for note in notes) is earlier
+        assert any("was added to the cohort" in note for note in notes)
