@@ -205,6 +205,24 @@ def test_what_all_teachers_share_matches_the_target_no_better_than_them():
     assert z[:, 1].min() > 5
 
 
+def test_close_matches_on_few_numbers_are_stronger_than_their_products():
+    """Models that answer the same to everything have six numbers each: a product with F's is a few spreads at most."""
+    found = []
+    for draw in range(20):
+        constants = noise(40 + 1 + 30, 6, seed=draw).float()
+        answers = constants[:, None].expand(-1, 40, -1) + 0.01 * noise(71, 40, 6, seed=100 + draw).float()
+        thefts = torch.cat([answers[:40], answers[40].expand(4, -1, -1)])
+        known = Known(thefts=[thefts], independent=answers[41:], teachers=40, floor=0.2, weight=0.5)
+        scorer = Cohort()._scorer(Answers(tiny.regressors(), tiny.regressors().cohort, 0.5), known, 20)
+        stranger = noise(6, seed=200 + draw).float()
+        z = scorer.matches(torch.stack([constants[40], stranger])[:, None].expand(-1, 40, -1).flatten(1)).mean(1)
+        products = constants[:41] @ constants[40]
+        found.append([*z.tolist(), float((products[40] - products[:40].mean()) / products[:40].std())])
+    theft, stranger, product = torch.tensor(found).median(0).values.tolist()
+    assert theft > 1.5 * product > 3
+    assert abs(stranger) < 1
+
+
 def test_no_model_known_as_independent_reaches_the_threshold(made):
     ensemble = tiny.regressors()
     assert all(verify(made, model).rate < 0.5 for model in ensemble.negatives)
