@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -96,7 +95,7 @@ def _train(zoo: Zoo, group: Sequence[str]) -> None:
                 earlier.load_state_dict(draft.kept[epochs])
                 _save(zoo, snapshot, earlier, target, seconds=0.0)
         for text in group:  # of a training that kept no snapshots, too
-            _checkpoint(zoo, text).unlink(missing_ok=True)
+            _checkpoint(zoo, text, together).clear()
 
 
 def _draft(zoo: Zoo, lineage: Lineage, together: str) -> Draft:
@@ -108,12 +107,12 @@ def _draft(zoo: Zoo, lineage: Lineage, together: str) -> Draft:
     kept = [zoo.scenario.lineage(snapshot).training for snapshot in zoo.snapshots(lineage.text)]
     draft.snapshots = tuple(training.until for training in kept if training is not None)
     if not kept:  # snapshots are held in memory until the end, so that a training that keeps some starts anew
-        draft.checkpoint = Checkpoint(_checkpoint(zoo, lineage.text), together)
+        draft.checkpoint = _checkpoint(zoo, lineage.text, together)
     return draft
 
 
-def _checkpoint(zoo: Zoo, lineage: str) -> Path:
-    return zoo.folder / f"{zoo.identity(lineage)}.checkpoint"
+def _checkpoint(zoo: Zoo, lineage: str, together: str) -> Checkpoint:
+    return Checkpoint(zoo.folder / f"{zoo.identity(lineage)}.checkpoint", together)
 
 
 def _save(zoo: Zoo, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:
