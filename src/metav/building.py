@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
@@ -18,34 +14,12 @@ from torch import nn
 from metav import engine
 from metav.checkpoint import Checkpoint
 from metav.errors import MetavError, described
-from metav.storage import canonical_json, save_tensors, write_atomic
 from metav.suspects import Draft, Lineage
 from metav.suspects.independent import Independent, Ready
-
-if TYPE_CHECKING:
-    from metav.zoo import Zoo
+from metav.zoo_files import ZooFiles
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What the zoo keeps of a suspect besides its weights.
-
-    `digest` is that of the weights; `parameters` counts them; `seconds` is its share of its group's training;
-    `quality` holds the scenario's figures, e.g. error and agreement with the target.
-    """
-
-    lineage: str
-    digest: str
-    parameters: int
-    seconds: float
-    quality: dict[str, float]
-
-    def seal(self) -> str:
-        """SHA-256 of the record, kept beside it in its file."""
-        return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()
-
-
-def build_group(zoo: Zoo, group: Sequence[str]) -> None:
+def build_group(zoo: ZooFiles, group: Sequence[str]) -> None:
     """Train a group, and write those of its members that are missing; whatever fails is told with a name.
 
     Raises
@@ -64,7 +38,7 @@ def build_group(zoo: Zoo, group: Sequence[str]) -> None:
         ) from error
 
 
-def _train(zoo: Zoo, group: Sequence[str]) -> None:
+def _train(zoo: ZooFiles, group: Sequence[str]) -> None:
     with FileLock(zoo.folder / "locks" / zoo.identity(group[0])):
         missing = [lineage for lineage in group if not zoo.whole(lineage)]
         if not missing:
@@ -98,7 +72,7 @@ def _train(zoo: Zoo, group: Sequence[str]) -> None:
             _checkpoint(zoo, text, together).clear()
 
 
-def _draft(zoo: Zoo, lineage: Lineage, together: str) -> Draft:
+def _draft(zoo: ZooFiles, lineage: Lineage, together: str) -> Draft:
     if isinstance(lineage.step, Independent | Ready):
         draft = lineage.step.draft(None, zoo.scenario.fresh)
     else:
@@ -111,25 +85,15 @@ def _draft(zoo: Zoo, lineage: Lineage, together: str) -> Draft:
     return draft
 
 
-def _checkpoint(zoo: Zoo, lineage: str, together: str) -> Checkpoint:
+def _checkpoint(zoo: ZooFiles, lineage: str, together: str) -> Checkpoint:
     return Checkpoint(zoo.folder / f"{zoo.identity(lineage)}.checkpoint", together)
 
 
-def _save(zoo: Zoo, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:
-    weights, record_file = zoo.files(text)
-    meta = {"lineage": text, "architecture": zoo.scenario.lineage(text).architecture}
+def _save(zoo: ZooFiles, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:
     quality = {k: float(v) for k, v in zoo.scenario.quality(model, target, zoo.scenario.parts["test"]).items()}
     if not all(map(math.isfinite, quality.values())):
         raise MetavError(
             f"expected finite figures of quality of {text}, got {quality}: its training did not converge, or the "
             "figures do not fit the task; lower the learning rate, or correct them."
         )
-    digest = save_tensors(weights, model.state_dict(), meta)
-    record = Record(
-        lineage=text,
-        digest=digest,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        seconds=round(seconds, 4),
-        quality=quality,
-    )
-    write_atomic(record_file, json.dumps({**asdict(record), "seal": record.seal()}, indent=1).encode())
+    zoo.save(text, model, quality, seconds)
