@@ -27,6 +27,7 @@ IMAGES = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
         (LOGITS, "logits: softmax was applied"),
         (LOGITS - 50, "logits: softmax was applied"),
         (TRUE.log(), "logarithms of probabilities"),
+        (-TRUE.log(), "logarithms of probabilities with their sign turned"),
         (100 * TRUE, "percentages: divided by 100"),
     ],
 )
@@ -113,6 +114,8 @@ def test_a_dose_may_come_without_its_axis():
         (torch.full((40,), 7), tiny.TABLES, 40, "a class from 0 to 2 a query"),
         (torch.rand(40), tiny.TABLES, 40, "a class from 0 to 2 a query"),
         (0.4 + 0.5 * torch.rand(40, 3), tiny.TABLES, 40, "probabilities that sum to 1, got sums from"),
+        (1000 * TRUE, tiny.TABLES, 40, "got numbers that sum to 1000 to 1000 for each query"),
+        ((255 * TRUE).round(), tiny.TABLES, 40, "got numbers that sum to 25. to 25. for each query"),
         (torch.rand(4, 1, 7, 8), tiny.CODES, 4, r"answers of shape \(1, 8, 8\), got \(1, 7, 8\)"),
         (1000 * IMAGES, tiny.CODES, 4, r"images in \[0, 1\], \[-1, 1\] or \[0, 255\]"),
         (torch.rand(5, 3), tiny.REGRESSION, 5, r"answers of shape \(2,\), got \(3,\)"),

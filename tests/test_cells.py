@@ -16,7 +16,7 @@ import pytest
 from metav import benchmark, cells, schemes
 from metav.cells import Cell, CellResult, Score
 from metav.cli import main
-from metav.errors import MetavError, UsageError
+from metav.errors import MetavError, StorageError, UsageError
 from metav.scenarios.base import Merit
 from metav.schemes import MetaV
 from metav.zoo import Zoo
@@ -157,7 +157,7 @@ def test_a_cell_that_fails_is_reported_and_does_not_stop_the_others(smoke_zoo, t
     options = ["--repeats", "3", "--queries", "4", "--scheme", "lost(iterations=2)", "broken(iterations=2)"]
     assert main(["bench", "warfarin", *where, *options, "akh"]) == 1
     message = "expected a fingerprint and rates, got ValueError (no luck): see its traceback in failures.txt."
-    assert f"broken(iterations=2), repetition 1: {message}" in capsys.readouterr().err
+    assert f"broken(iterations=2), 4 queries, repetition 1: {message}" in capsys.readouterr().err
     found, lost, akh = json.loads((tmp_path / "results.json").read_text())
     assert len(found["aruc"]["values"]) == 2
     assert found["failed"] == [{"repetition": 1, "error": message}]
@@ -168,7 +168,35 @@ def test_a_cell_that_fails_is_reported_and_does_not_stop_the_others(smoke_zoo, t
     assert len(kept(tmp_path / "home")) == 2
     assert (tmp_path / "failures.txt").read_text().count("Traceback") == 4
     assert main(["bench", "warfarin", *where, "--repeats", "1", "--scheme", "lost(iterations=2)"]) == 1
-    assert "expected a fingerprint and rates, got ValueError" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "expected a fingerprint and rates, got ValueError" in said
+    assert f"{tmp_path / 'report.md'} is of an earlier run." in "".join(said.split("\n"))
+
+
+def test_figures_of_an_earlier_run_do_not_stay_and_others_do(smoke_zoo, tmp_path):
+    own = tmp_path / "own.svg"
+    own.touch()
+    where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path), "--repeats", "1"]
+    for scheme in ("metav(iterations=2)", "metav(iterations=3)"):
+        assert main(["bench", "warfarin", *where, "--queries", "4", "--scheme", scheme]) == 0
+    drawn = {path.stem for path in tmp_path.iterdir() if path.suffix in (".svg", ".png")}
+    assert drawn == {"own", "warfarin-metav-iterations-3"}
+
+
+def test_what_fails_of_several_numbers_is_named_with_its_own(smoke_zoo, tmp_path, capsys):
+    where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path), "--repeats", "1"]
+    options = ["--queries", "4", "5000", "--scheme", "cohort(real=10,pool=10)", "metav(iterations=2)"]
+    assert main(["bench", "warfarin", *where, *options]) == 1
+    assert "cohort(real=10,pool=10), 5000 queries, repetition 0: " in " ".join(capsys.readouterr().err.split())
+    titles = [row["title"] for row in json.loads((tmp_path / "results.json").read_text())]
+    assert "cohort(real=10,pool=10), 5000 queries" in titles
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_constructed(smoke_zoo, monkeypatch):
+    monkeypatch.setenv("METAV_HOME", "/dev/null/home")
+    monkeypatch.setattr(MetaV, "construct", lambda *_, **__: pytest.fail("constructed"))
+    with pytest.raises(StorageError, match="expected a folder that can be written to"):
+        benchmark.run(smoke_zoo, ["metav(iterations=2)"], repeats=1, queries=[4], jobs=1)
 
 
 def test_the_split_of_each_repetition_is_in_the_results(smoke_zoo, tmp_path):

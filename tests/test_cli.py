@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from metav import Fingerprint, archive, building, evaluation, verify
 from metav.cli import main
 from metav.errors import SettingsError
-from metav.zoo import Zoo
+from metav.zoo import SNAPSHOTS, Zoo
 
 KEYS = {
     "scenario", "profile", "scheme", "queries", "models", "repeats", "aruc", "aruc_exact", "auc",
@@ -177,6 +177,22 @@ def test_a_zoo_goes_out_and_in(smoke_zoo, tmp_path, capsys):
     assert main(["zoo", "import", "warfarin", archive, "--zoo", str(tmp_path / "c")]) == 1
     said = f"expected a zoo with profile 'cpu' in '{archive}', got one with profile 'smoke': give the archive of such"
     assert said in capsys.readouterr().err
+
+
+def test_snapshots_go_out_and_in_and_are_checked_too(smoke_zoo, tmp_path, capsys):
+    zoo = Zoo(smoke_zoo.scenario, tmp_path / "zoo", SNAPSHOTS)
+    zoo.build(jobs=2)
+    assert len(zoo.everything()) > len(zoo.lineages())
+    where = ["warfarin", "--profile", "smoke", "--snapshots"]
+    archive = str(tmp_path / "z.tar")
+    assert main(["zoo", "export", *where, "--zoo", str(zoo.folder), "--out", archive]) == 0
+    assert main(["zoo", "import", *where, archive, "--zoo", str(tmp_path / "b")]) == 0
+    assert f"{len(zoo.everything())} models were added" in capsys.readouterr().out
+    assert main(["zoo", "verify", *where, "--zoo", str(tmp_path / "b")]) == 0
+    (lost, *_) = set(zoo.everything()) - set(zoo.lineages())
+    Zoo(zoo.scenario, tmp_path / "b", SNAPSHOTS).files(lost)[0].write_bytes(b"junk")
+    assert main(["zoo", "verify", *where, "--zoo", str(tmp_path / "b")]) == 1
+    assert main(["zoo", "verify", *where[:-1], "--zoo", str(tmp_path / "b")]) == 0
 
 
 def test_what_was_made_from_another_target_is_not_taken(smoke_zoo, tmp_path):

@@ -6,6 +6,8 @@ import math
 import random
 import time
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import numpy as np
 import onnx
@@ -17,7 +19,7 @@ from werkzeug import Request, Response
 
 import tiny
 from metav.access import Access
-from metav.endpoints import Local, connect, fingerprint_of
+from metav.endpoints import Local, connect, fingerprint_of, named
 from metav.endpoints.http import Server, secrets
 from metav.endpoints.inference_v2 import InferenceV2
 from metav.endpoints.json_api import JsonApi
@@ -79,6 +81,7 @@ def answered(httpserver: HTTPServer, response: Response, **server) -> None:
             r"status 429 \(slow down\), to be asked again after 7 s: ask",
             True,
         ),
+        (Response("slow down", 429, {"retry-after": "Wed, 21 Oct 2015 07:28:00 +99999999999999"}), "status 429", True),
         (Response("a traceback", 500), r"status 500 \(a traceback\)", True),
         (Response("x" * 3_000_000), "more than 1 MiB: ask for fewer", False),
     ],
@@ -88,7 +91,7 @@ def test_what_a_server_answers_instead_is_said_in_one_sentence(httpserver, respo
         answered(httpserver, response, largest=2**20)
     assert caught.value.passing == bool(passing)
     assert str(caught.value).count("\n") == 0
-    assert caught.value.after == (7 if response.status_code == 429 else None)
+    assert caught.value.after == (7 if response.headers.get("retry-after") == "7" else None)
 
 
 def test_a_server_that_is_silent_or_gone_may_be_asked_again(httpserver):
@@ -150,6 +153,8 @@ def test_a_secret_that_a_server_repeats_is_left_out_of_the_error(httpserver, mon
         ("ftp://host/v2/models/m", {}, "http or https"),
         ("http://host/predict", {}, "describe another API with --request and --answer"),
         ("http://me:pw@host/v2/models/m", {}, "a URL without a password"),
+        ("http:///v2/models/m", {}, "got one without a host"),
+        ("http://host/v2/models/m", {"header": ("Schlüssel=PATH",)}, "the name of a header in ASCII"),
         ("http://host/x", {"request": "{", "answer": "a"}, "expected JSON for the request"),
         ("http://host/x", {"request": '{"a": 1}', "answer": "a"}, r'expected "\$batch" or "\$query" in the request'),
         ("http://host/x", {"request": '["$batch"]', "answer": "a[["}, "JMESPath for the answer"),
@@ -317,6 +322,8 @@ def test_another_order_of_classes_is_put_right():
             got = endpoint.query(x)
         want = tiny.of_tables(0)(x).detach()
         torch.testing.assert_close(got.float(), (want.argmax(1) if labels else want).float(), rtol=1e-5, atol=1e-6)
+    deep = Ordered(Local(lambda x: shuffled(x)[:, :, None, None]), order)  # as networks that pool at the end answer
+    torch.testing.assert_close(deep.query(x), want)
 
 
 @pytest.mark.parametrize("value", [0.58, 3.0, -1.0, math.nan])
@@ -440,3 +447,54 @@ def test_a_short_value_of_a_header_is_no_secret_and_a_longer_one_is(httpserver):
         server.get()
     assert "127.0.0.1" in str(raised.value) or "localhost" in str(raised.value)
     assert "[secret]" not in str(raised.value).replace("[secret]odels", "")
+
+
+def test_headers_of_a_request_may_be_others_than_those_of_plain_json(httpserver):
+    seen = []
+
+    def handler(request: Request) -> Response:
+        seen.append({name: request.headers.get(name) for name in ("Accept", "Content-Type", "User-Agent")})
+        return Response("{}")
+
+    httpserver.expect_request("/m").respond_with_handler(handler)
+    for headers in ({}, {"ACCEPT": "application/vnd.own+json", "content-type": "application/json; format=split"}):
+        with closing(Server(httpserver.url_for("/m"), headers=headers)) as server:
+            server.post({})
+    assert [each["Accept"] for each in seen] == ["application/json", "application/vnd.own+json"]
+    assert [each["Content-Type"] for each in seen] == ["application/json", "application/json; format=split"]
+
+
+def test_a_date_without_a_zone_is_one_of_utc(httpserver):
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100)).replace("+0000", "-0000")
+    with pytest.raises(EndpointError) as caught:
+        answered(httpserver, Response("slow down", 429, {"retry-after": soon}))
+    assert caught.value.after == pytest.approx(100, abs=5)
+
+
+def test_certificates_that_cannot_be_read_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+    with pytest.raises(UsageError, match="correct or unset SSL_CERT_FILE"):
+        connect("https://host/v2/models/m", tiny.TABLES)
+
+
+def test_outputs_of_another_name_are_told(httpserver):
+    httpserver.expect_request("/v2/models/m").respond_with_json({"name": "m"})
+    output = {"name": "out", "shape": [1, 1], "data": [1]}
+    httpserver.expect_request("/v2/models/m/infer").respond_with_json({"outputs": [output]})
+    with (
+        closing(connect(httpserver.url_for("/v2/models/m"), tiny.TABLES, Access(output="logits"))) as endpoint,
+        pytest.raises(EndpointError, match=r"expected the output 'logits' from .*, got out: choose with --output"),
+    ):
+        endpoint.query(torch.rand(1, 6))
+
+
+def test_what_is_wrong_with_a_path_of_answers_is_one_sentence():
+    with pytest.raises(UsageError, match="JMESPath for the answer") as caught:
+        connect("http://host/x", tiny.TABLES, Access(request='["$batch"]', answer="a[?b=="))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_suspect_is_called_without_password_and_query():
+    assert named("http://me:pw@host/m") == "http://host/m"
+    assert named("HTTPS://me:pw@host/m?key=abc").startswith("HTTPS://host/m#")
+    assert named("a@b.onnx") == "a@b.onnx"

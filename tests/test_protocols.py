@@ -173,16 +173,16 @@ def test_bench_has_a_row_for_each_that_is_left_out(smoke_zoo, tmp_path):
         mine = scores[(scores.left_out == row["left_out"]) & scores.positive]
         assert {family.split()[0][: len(row["left_out"])] for family in mine.family} == {row["left_out"]}
         assert row["positives"] * row["repeats"] == len(mine)
-        useful = mine[mine.useful].groupby("repetition").size()
-        assert (row["useful"] is not None) == (len(useful) == 2)
-        if row["useful"]:
-            assert row["useful"]["positives"]["values"] == useful.tolist()
-        lost = mine[mine.positive & ~mine.useful]
-        assert (row["spoilt"] is not None) == (lost.repetition.nunique() == 2)
-        if row["spoilt"]:
-            recognised = (lost.rate > lost.threshold).groupby(lost.repetition).mean()
-            assert row["spoilt"]["recognised"]["values"] == pytest.approx(recognised.tolist())
-    assert any(row["useful"] for row in rows)
+        useful = mine.useful.groupby(mine.repetition).sum()
+        assert row["useful"]["positives"]["values"] == useful.tolist()
+        assert row["spoilt"]["positives"]["values"] == (~mine.useful).groupby(mine.repetition).sum().tolist()
+        assert (row["useful"]["auc"] is None) == (not any(useful))
+        lost = mine[~mine.useful]
+        recognised = (lost.rate > lost.threshold).groupby(lost.repetition).mean()
+        found = row["spoilt"]["recognised"]
+        assert (found["values"] if found else []) == pytest.approx(recognised.tolist())
+    assert any(row["useful"]["auc"] for row in rows)
+    assert any(0 in row["spoilt"]["positives"]["values"] for row in rows)
     assert "metav(iterations=5) without WP" in (tmp_path / "report.md").read_text()
 
 

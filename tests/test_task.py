@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from torch import nn
 from metav import Fingerprint, Part, Spec, Task, benchmark, protocols, scenarios, verify
 from metav.cli import main
 from metav.errors import StorageError, UsageError
+from metav.scenarios.base import Merit
 from metav.scenarios.task_models import ready
 from metav.zoo import Zoo
 
@@ -40,7 +42,11 @@ def codes(count: int = 60, seed: int = 0) -> Part:
     return Part(x=x, y=y)
 
 
-CODES = {name: Part(x=part().x, y=part(doses=True).y.clamp(0, 1)) for name in ("own", "public", "test")}
+SMALL = {  # a generator of images of a single pixel
+    "spec": replace(SPEC, output="images", output_shape=(2, 1, 1)),
+    "target": nn.Sequential(nn.Linear(3, 2), nn.Unflatten(1, (2, 1, 1))),
+    **{name: Part(x=part().x, y=part(doses=True).y.clamp(0, 1)[..., None, None]) for name in ("own", "public", "test")},
+}
 
 
 def painter(hidden: int = 32) -> nn.Module:
@@ -375,6 +381,23 @@ def fit_twice(drafts, parts) -> None:
     """Train nothing, twice."""
 
 
+def fit_with(epochs):
+    def fit(drafts, parts) -> None:
+        assert epochs
+
+    return fit
+
+
+class Trainer:
+    """Trains nothing, several times."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def fit(self, drafts, parts) -> None:
+        """Train nothing."""
+
+
 def test_other_architectures_training_or_answers_are_another_zoo():
     one = {"architectures": {"net": network}}
     variants = [
@@ -387,6 +410,10 @@ def test_other_architectures_training_or_answers_are_another_zoo():
         {**one, "fit": fit_twice},
         {**one, "fit": partial(fit_once, more=1)},
         {**one, "fit": partial(fit_once, more=2)},
+        {**one, "fit": fit_with(1)},
+        {**one, "fit": fit_with(2)},
+        {**one, "fit": Trainer(1).fit},
+        {**one, "fit": Trainer(2).fit},
         {**one, "negatives": {"stranger": network()}},
     ]
     there, elsewhere = ({**one, "fit": partial(fit_once, more=object())} for _ in range(2))  # at two addresses
@@ -416,8 +443,23 @@ def test_other_architectures_training_or_answers_are_another_zoo():
         ),
         ({"architectures": {"net": lambda: 1 / 0}}, "from the architecture net, got ZeroDivisionError"),
         ({"target": nn.Linear(3, 5)}, r"answers of shape \(2, 2\) from the target, got shape \(2, 5\)"),
-        ({"spec": replace(SPEC, output="images"), **CODES}, "at least 8 x 8 pixels for a discriminator, got .2,."),
+        (SMALL, "at least 8 x 8 pixels for a discriminator, got .2, 1, 1."),
         ({"quality": lambda *_: {}}, "expected quality and merit"),
+        (
+            {"quality": lambda *_: {"acc": 0.9}, "merit": Merit(name="accuracy", more=True)},
+            "expected 'accuracy' among the figures of quality, got acc",
+        ),
+        (
+            {"quality": lambda *_: {"acc": 0.9, "seconds": 1.0}, "merit": Merit(name="acc", more=True)},
+            "figures of quality with names of their own, got seconds",
+        ),
+        (
+            {"quality": lambda *_: {"acc": math.nan}, "merit": Merit(name="acc", more=True)},
+            "expected finite figures of quality",
+        ),
+        ({"own": Part(x=part().x.numpy(), y=part().y)}, "a plain tensor x in the part own, got ndarray"),
+        ({"own": Part(x=part().x, y=part().y.numpy())}, "a plain tensor y in the part own, got ndarray"),
+        ({"own": Part(x=part().x.requires_grad_(), y=part().y)}, "x in the part own, got a tensor with gradients"),
         ({"independents": 0}, "models that are independent of the target, got none"),
         ({"target": Fixed()}, "models that are independent of the target"),
         ({"epochs": 0}, "expected epochs of at least 1, got 0"),
@@ -458,7 +500,7 @@ def test_a_task_that_is_not_there_is_wrong_usage(name, words, monkeypatch):
         ("\ndef task(:", "got SyntaxError .* in .*broken.py, line 2: correct it"),
         ("def task():\n    raise ValueError('no data')", "got ValueError .no data. in .*broken.py, line 2: correct it"),
         (
-            "from metav import Spec\ntask = Spec(input_shape=(), output_shape=(1,), low=1, high=0, output='any')",
+            "from metav import Spec\nSpec(input_shape=(3,), output_shape=(1,), low=1, high=0, output='regression')",
             "^expected .*low",
         ),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from metav import Fingerprint, Spec
 from metav.access import Access
 from metav.campaign import judge_all
 from metav.cli import main
-from metav.errors import SuspectError, UsageError
+from metav.errors import SettingsError, SuspectError, UsageError
 from metav.schemes import get
 from metav.scorers import LabelAgreement
 from metav.verification import verify
@@ -102,6 +103,11 @@ def test_without_a_suspect_the_ledger_is_judged(file, tmp_path, capsys):
         (["--suspects", "gone.csv", "--jobs", "0"], 2, "--jobs of at least 1"),
         (["http://h/v2/models/m", "--header", "Authorization"], 2, "expected --header NAME=VARIABLE"),
         (["--ledger", "gone.jsonl"], 1, "name the suspect to ask it"),
+        (
+            ["--ledger", "a.jsonl", "--box", "0", "255", "--rate", "5"],
+            2,
+            "expected no --rate and --box beside",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_never_no_evidence(file, arguments, code, words, capsys):
@@ -347,3 +353,78 @@ def test_classes_as_yes_and_no_may_change_too(made):
     with suppress(SuspectError):  # whatever the verdict is
         verify(made, wavering, repeat=3)
     assert asked == [len(made.queries), 3, *4 * [len(made.queries)]]
+
+
+def test_numbers_far_from_zero_that_change_are_noticed():
+    made = get("metav(iterations=20)").construct(tiny.regressors(), queries=20, seed=0)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(x):
+        return 2000 + torch.randn(len(x), *made.spec.output_shape, generator=generator)
+
+    assert made.score(noise(made.queries)) == pytest.approx(0, abs=1e-3)
+    assert "answers change: asked 5 times" in verify(made, noise, repeat=3).remarks[0]
+    assert verify(made, lambda x: 2000 + x[:, :2].expand(len(x), *made.spec.output_shape), repeat=3).remarks == ()
+
+
+@pytest.mark.parametrize(("spoil", "words"), [(lambda x: x * torch.nan, "got NaN"), (lambda x: x[:1], "got 1")])
+def test_second_answers_that_cannot_be_used_are_no_verdict(made, spoil, words):
+    calls = []
+
+    def model(x):
+        calls.append(len(x))
+        answers = tiny.tables().target(x)
+        return answers if len(calls) == 1 else spoil(answers)
+
+    with pytest.raises(SuspectError, match=words):
+        verify(made, model, repeat=3)
+    assert calls == [20, 3]
+
+
+def test_those_that_are_accused_stand_first_in_the_table(file, tmp_path, capsys):
+    out, names = tmp_path / "verdicts.csv", tmp_path / "list.csv"
+    with serving(tiny.tables().target) as server:
+        stolen = f"{server.url}/v2/models/m"
+        names.write_text("\n".join(["suspect", *(f"gone{index}.onnx" for index in range(30)), stolen]))
+        assert main(["verify", file, "--suspects", str(names), "--out", str(out)]) == 10
+    said = "".join(capsys.readouterr().out.split())
+    assert "11moreaccusedoruncompletedareinthefilealone." in said
+    assert said.index("evidenceofcopying") < said.index("couldnotcomplete")
+
+
+def test_of_several_rows_for_one_suspect_the_last_counts(file, tmp_path, capsys):
+    out, names = tmp_path / "verdicts.csv", tmp_path / "list.csv"
+    with serving(tiny.tables().target) as server:
+        names.write_text(f"suspect\n{server.url}/v2/models/m\n")
+        command = ["verify", file, "--suspects", str(names), "--out", str(out)]
+        assert main(command) == 10
+        (row,) = csv.DictReader(out.read_text().splitlines())
+        with out.open("a", newline="") as file_:
+            csv.DictWriter(file_, list(row)).writerow({**row, "verdict": "could not complete"})
+        asked = sum(server.delivered.values())
+        assert main(command) == 10
+        assert sum(server.delivered.values()) == 2 * asked
+    assert [row["verdict"] for row in csv.DictReader(out.read_text().splitlines())][-1] == "evidence of copying"
+
+
+def test_two_lists_do_not_write_one_file(made, tmp_path):
+    with serving(tiny.tables().target) as server:
+        urls = [f"{server.url}/v2/models/m", f"{server.url}/invocations"]
+        first, second = (judge_all(made, iter(urls), Access(), out=tmp_path / "v.csv") for _ in range(2))
+        next(first)
+        with pytest.raises(SettingsError, match="in use by another run"):
+            next(second)
+        assert len(list(first)) == 1
+        third = judge_all(made, iter(urls), Access(), out=tmp_path / "v.csv")
+        assert all(outcome.earlier for outcome in third)
+
+
+def test_no_verdict_is_lost_to_a_letter_that_a_terminal_lacks(file, tmp_path):
+    ledger = str(tmp_path / "bé.jsonl")
+    with serving(tiny.tables().target) as server:
+        assert main(["verify", file, f"{server.url}/v2/models/m", "--ledger", ledger]) == 10
+    command = [sys.executable, "-m", "metav.cli", "verify", file, "--ledger", ledger]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 10
+    assert "b?.jsonl: evidence of copying" in done.stdout

@@ -40,6 +40,26 @@ def understand(raw: Tensor, spec: Spec, count: int, reference: Tensor | None = N
     SuspectError
         Answers of another number or shape, not finite, or of no kind that is known; or in another order of classes.
     """
+    values = usable(raw, count)
+    if spec.output == "probabilities":
+        outputs, remarks = _probabilities(values, spec.output_shape[0])
+        if reference is not None:
+            _check_order(outputs, reference)
+    elif spec.output == "images":
+        outputs, remarks = _images(_shaped(values, spec))
+    else:
+        outputs, remarks = _shaped(values, spec), []
+    return outputs.to(torch.float32), tuple(remarks)
+
+
+def usable(raw: Tensor, count: int) -> Tensor:
+    """Answers as they came, in float64.
+
+    Raises
+    ------
+    SuspectError
+        They are not `count`, or empty, or not finite.
+    """
     if raw.ndim == 0 or len(raw) != count:
         got = "one number" if raw.ndim == 0 else f"{len(raw)}"
         raise SuspectError(
@@ -54,15 +74,7 @@ def understand(raw: Tensor, spec: Spec, count: int, reference: Tensor | None = N
         raise SuspectError(
             f"expected finite answers, got NaN or infinity in {bad} of {count}: the suspect cannot be judged on these."
         )
-    if spec.output == "probabilities":
-        outputs, remarks = _probabilities(values, spec.output_shape[0])
-        if reference is not None:
-            _check_order(outputs, reference)
-    elif spec.output == "images":
-        outputs, remarks = _images(_shaped(values, spec))
-    else:
-        outputs, remarks = _shaped(values, spec), []
-    return outputs.to(torch.float32), tuple(remarks)
+    return values
 
 
 def _shaped(values: Tensor, spec: Spec) -> Tensor:
@@ -108,6 +120,14 @@ def _probabilities(values: Tensor, classes: int) -> tuple[Tensor, list[str]]:
         return flat / 100, ["percentages: divided by 100", *remarks]
     if high <= 1e-4 and (flat.exp().sum(1) - 1).abs().max() <= slack:
         return flat.exp(), ["logarithms of probabilities: exponentiated"]
+    if low >= -1e-4 and ((-flat).exp().sum(1) - 1).abs().max() <= slack:
+        return (-flat).exp(), ["logarithms of probabilities with their sign turned: exponentiated"]
+    one_sum = sums.min() > 1 + slack and sums.max() - sums.min() <= ROUNDED * sums.mean()
+    if low >= 0 and one_sum and (flat != flat[0]).any():  # a constant may be anything
+        raise SuspectError(
+            f"expected probabilities that sum to 1, got numbers that sum to {sums.min():.4g} to {sums.max():.4g} for "
+            "each query: these are shares of something else; divide them by that on their way."
+        )
     if low < 0 or high > 1:
         return softmax(flat, 1), ["logits: softmax was applied"]
     raise SuspectError(

@@ -32,7 +32,7 @@ def export(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None) 
     try:
         with tarfile.open(temporary, "w") as archive:
             archive.add(zoo.folder / "zoo.json", "zoo.json")
-            for lineage in zoo.lineages():
+            for lineage in zoo.everything():
                 zoo.load(lineage)
                 for file in zoo.files(lineage):
                     archive.add(file, file.name)
@@ -88,7 +88,7 @@ def import_(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None)
                     f"expected in {str(path)!r} what was made from {lineage} of {str(zoo.folder)!r}, got what was made "
                     "from another one, as of another processor: import into an empty folder (--zoo)."
                 )
-        for lineage in zoo.lineages():
+        for lineage in zoo.everything():
             if not zoo.has(lineage):
                 for file in staged.files(lineage):
                     _extract(archive, file.name, staged.folder)
@@ -113,7 +113,7 @@ def _origins(zoo: Zoo) -> list[str]:
         parent = None if zoo.has(lineage) else zoo.scenario.lineage(lineage).parent
         if parent is not None and zoo.has(parent):
             origins[parent] = None
-    return [] if all(map(zoo.has, zoo.lineages())) else list(origins)
+    return [] if all(map(zoo.has, zoo.everything())) else list(origins)
 
 
 @contextlib.contextmanager

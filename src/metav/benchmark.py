@@ -300,7 +300,7 @@ def run(
         zoo, scheme_names, repeats=repeats, queries=queries, models=models, protocol=protocol, left_out=left_out
     )
     paths = cells.paths(zoo, wanted)
-    sweep(cells.folder("cells", zoo))
+    sweep(make_folder(cells.folder("cells", zoo)))
     if again:
         for path in paths.values():
             path.fingerprint.unlink(missing_ok=True)

@@ -6,19 +6,21 @@ import csv
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from io import StringIO
+from io import SEEK_END, StringIO
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
 
 from metav.access import Access
 from metav.endpoints import check, connect, fingerprint_of, named, shaping
 from metav.endpoints.ledger import Ledger
 from metav.endpoints.wrappers import Pace
-from metav.errors import EndpointError, MetavError, StorageError, UsageError
+from metav.errors import EndpointError, MetavError, SettingsError, StorageError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.storage import canonical_json
 from metav.verification import Verdict, verify
@@ -120,60 +122,72 @@ def judge_all(
     """
     check(access, fingerprint.spec)
     campaign = campaign_of(fingerprint, access)
-    done, lock, paces = finished(out, campaign), Lock(), dict[str, Pace]()
+    lock, paces = Lock(), dict[str, Pace]()
+    with _opened(out, campaign) as (done, file):
+        writer = csv.DictWriter(file, FIELDS)
+        if not file.tell():
+            writer.writeheader()
+            file.flush()
+
+        def one(suspect: str) -> Outcome:
+            name, content = named(suspect), ""
+            try:
+                content = fingerprint_of(suspect, access)
+                if name in done and done[name]["content"] == content:
+                    return Outcome(suspect=name, earlier=done[name])
+                book = hashlib.sha256(f"{fingerprint.digest}{suspect}{content}".encode()).hexdigest()[:16]
+                ledger = None if ledgers is None else ledgers / f"{book}.jsonl"
+                verdict = judge(fingerprint, suspect, access, ledger, content, paces)
+                outcome = Outcome(suspect=name, content=content, verdict=verdict)
+            except MetavError as error:
+                outcome = Outcome(suspect=name, content=content, error=error)
+            except Exception as error:
+                text = " ".join(str(error).split())[:120]
+                wrapped = EndpointError(
+                    f"expected answers from {name}, got {type(error).__name__} ({text}): ask it alone."
+                )
+                outcome = Outcome(suspect=name, content=content, error=wrapped)
+            with lock:
+                writer.writerow({**outcome.row(), "campaign": campaign})
+                file.flush()
+            return outcome
+
+        pool = ThreadPoolExecutor(jobs)
+        try:
+            waiting = (pool.submit(one, suspect) for suspect in _once(suspects))
+            running = set(islice(waiting, 2 * jobs))
+            while running:
+                ready, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= set(islice(waiting, len(ready)))
+                for each in ready:
+                    if progress is not None:
+                        progress(1)
+                    yield each.result()
+        except KeyboardInterrupt:
+            if interrupted is not None:
+                interrupted()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _opened(out: Path, campaign: str) -> Iterator[tuple[dict[str, dict[str, str]], TextIO]]:
+    """What an earlier run has finished, and its file, open at the end of its last whole line; for one run alone."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        whole = len(_whole_lines(out.read_bytes())) if out.exists() else 0
-        file = out.open("a", newline="", encoding="utf-8")
-        file.truncate(whole)
+        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+            done = finished(out, campaign)
+            with out.open("a", newline="", encoding="utf-8") as file:
+                file.truncate(len(_whole_lines(out.read_bytes())))
+                file.seek(0, SEEK_END)
+                yield done, file
+    except Timeout as error:
+        raise SettingsError(
+            f"expected {str(out)!r} alone, got it in use by another run: choose another --out."
+        ) from error
     except OSError as error:
         raise StorageError(f"expected to write {str(out)!r}, got {error.strerror!r}: choose another --out.") from error
-    writer = csv.DictWriter(file, FIELDS)
-    if not whole:
-        writer.writeheader()
-        file.flush()
-
-    def one(suspect: str) -> Outcome:
-        name, content = named(suspect), ""
-        try:
-            content = fingerprint_of(suspect, access)
-            if name in done and done[name]["content"] == content:
-                return Outcome(suspect=name, earlier=done[name])
-            book = hashlib.sha256(f"{fingerprint.digest}{suspect}{content}".encode()).hexdigest()[:16]
-            ledger = None if ledgers is None else ledgers / f"{book}.jsonl"
-            verdict = judge(fingerprint, suspect, access, ledger, content, paces)
-            outcome = Outcome(suspect=name, content=content, verdict=verdict)
-        except MetavError as error:
-            outcome = Outcome(suspect=name, content=content, error=error)
-        except Exception as error:
-            text = " ".join(str(error).split())[:120]
-            wrapped = EndpointError(f"expected answers from {name}, got {type(error).__name__} ({text}): ask it alone.")
-            outcome = Outcome(suspect=name, content=content, error=wrapped)
-        with lock:
-            writer.writerow({**outcome.row(), "campaign": campaign})
-            file.flush()
-        return outcome
-
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        waiting = (pool.submit(one, suspect) for suspect in _once(suspects))
-        running = set(islice(waiting, 2 * jobs))
-        while running:
-            ready, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= set(islice(waiting, len(ready)))
-            for each in ready:
-                if progress is not None:
-                    progress(1)
-                yield each.result()
-    except KeyboardInterrupt:
-        if interrupted is not None:
-            interrupted()
-        raise
-    finally:
-        try:
-            pool.shutdown(cancel_futures=True)
-        finally:
-            file.close()
 
 
 def _once(suspects: Iterator[str]) -> Iterator[str]:
@@ -198,7 +212,7 @@ def finished(out: Path, campaign: str) -> dict[str, dict[str, str]]:
     UsageError
         It is another file, or of another campaign.
     """
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     try:
         content = out.read_bytes() if out.exists() else b""
         rows = csv.DictReader(StringIO(_whole_lines(content).decode(), newline=""))
@@ -209,6 +223,7 @@ def finished(out: Path, campaign: str) -> dict[str, dict[str, str]]:
                     f"expected verdicts of this fingerprint, asked for in this way, in {str(out)!r}, got others: "
                     "choose another --out."
                 )
+            found.pop(row["suspect"], None)
             if row["verdict"] in (DERIVED, INDEPENDENT):
                 found[row["suspect"]] = row
     except (UnicodeDecodeError, csv.Error):

@@ -43,6 +43,12 @@ class Cell:
     protocol: Protocol = "paper"
     left_out: str = ""
 
+    def __str__(self) -> str:
+        """The cell in words."""
+        models = f", {self.models} a side" if self.models else ""
+        left_out = f" without {self.left_out}" if self.left_out else ""
+        return f"{self.scheme}, {self.queries} queries{models}{left_out}, repetition {self.repetition}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:

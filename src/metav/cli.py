@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,10 +140,12 @@ def bench(
     from metav import report
 
     report.lost(folder, failures)
+    if not results and (folder / report.NAME).exists():
+        complain(f"{folder / report.NAME} is of an earlier run.")
     if not results and len({failure.error for failure in failures}) == 1:
         raise failures[0].exception()
     for failure in failures:
-        complain(f"{failure.cell.scheme}, repetition {failure.cell.repetition}: {failure.error}")
+        complain(f"{failure.cell}: {failure.error}")
     if not results:
         raise MetavError(f"expected figures of {cells} fingerprints, got none: see the errors above.")
 
@@ -259,6 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given[:] = sys.argv[1:] if arguments is None else arguments
     data = os.environ.get("METAV_DATA")  # which --data sets, for this run
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # no verdict is lost to a letter that a terminal lacks
     try:
         code = app(given, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

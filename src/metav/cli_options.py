@@ -76,7 +76,11 @@ LeftOut = Annotated[
 ]
 OpenWorld = Annotated[bool, Parameter(negative="", help="With the networks of the open world (--protocol open-world).")]
 Again = Annotated[
-    bool, Parameter(negative="", help="Compute everything anew, also what an earlier run has computed and kept.")
+    bool,
+    Parameter(
+        negative="",
+        help="Construct and judge all anew, also what an earlier run has kept, but for what a cohort answered.",
+    ),
 ]
 Cohort = Annotated[
     bool, Parameter(negative="", help="With the matched-teacher cohort, for schemes that need it (scheme cohort).")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from metav.errors import UsageError
 if TYPE_CHECKING:
     from metav.fingerprint import Fingerprint
 
-OF_SERVERS = ("header", "request", "answer", "rate", "timeout", "attempts")  # what a file does not have
+OF_SERVERS = ("--header", "--request", "--answer", "--rate", "--timeout", "--attempts")  # what a file does not have
 EVIDENCE = 10  # exit code: a suspect is derived from the target
 SHOWN = 20  # rows of a long list's table
 
@@ -80,9 +81,13 @@ def verify(
     if file.suffix == ".onnx":
         raise UsageError(f"expected a fingerprint first, then the suspect, got {str(file)!r} first: swap them.")
     how = access or Access()
-    given = [f"--{name}" for name in OF_SERVERS if getattr(how, name) != getattr(Access(), name)]
+    given = [name for name in _options(how) if name in OF_SERVERS]
     if given and suspect and "://" not in suspect:
         raise UsageError(f"expected a URL beside {' and '.join(given)}, got {suspect!r}: leave out what it has not.")
+    if suspects is None and not suspect and (idle := _options(replace(how, classes=()))):
+        raise UsageError(
+            f"expected no {' and '.join(idle)} beside a ledger alone, as nobody is asked, got it: leave it out."
+        )
     from metav.fingerprint import Fingerprint
 
     with suppress(ImportError):  # its own lines on each retry; what finally fails is said
@@ -93,6 +98,13 @@ def verify(
     if suspects is None:
         return _one(found, suspect, how, ledger, json_)
     return _all(found, suspects, how, ledger, out or Path("verdicts.csv"), jobs)
+
+
+def _options(access: Access) -> list[str]:
+    """Those that were given."""
+    usual = Access()
+    names = (each.name for each in fields(access))
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(access, name) != getattr(usual, name)]
 
 
 def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, as_json: bool) -> int:
@@ -123,7 +135,7 @@ def _all(found: Fingerprint, suspects: Path, access: Access, ledgers: Path | Non
 
     counts = dict.fromkeys((DERIVED, INDEPENDENT, FAILED), 0)
     total = len({named(name) for name in listed(suspects)})
-    table = Table("suspect", "verdict", "matching rate", "remarks")
+    shown: dict[str, list[tuple[str, ...]]] = {DERIVED: [], FAILED: []}
     with progress_bar("suspects", total) as progress:
         for outcome in judge_all(
             found,
@@ -137,11 +149,16 @@ def _all(found: Fingerprint, suspects: Path, access: Access, ledgers: Path | Non
         ):
             counts[outcome.word] += 1
             row = outcome.row()
-            if table.row_count < SHOWN and outcome.word != INDEPENDENT:
+            if outcome.word in shown and len(shown[outcome.word]) < SHOWN:
                 rate = f"{float(row['rate']):.4f}" if row["rate"] != "" else ""
-                table.add_row(row["suspect"], row["verdict"], rate, row["remarks"])
+                shown[outcome.word].append((row["suspect"], row["verdict"], rate, row["remarks"]))
+    table = Table("suspect", "verdict", "matching rate", "remarks")
+    for cells in [*shown[DERIVED], *shown[FAILED]][:SHOWN]:
+        table.add_row(*cells)
     if table.row_count:
         output().print(table)
+    if more := counts[DERIVED] + counts[FAILED] - table.row_count:
+        output().print(f"{more} more accused or uncompleted are in the file alone.")
     said = ", ".join(f"{number} {word}" for word, number in counts.items())
     output().print(f"{total} suspects: {said}. All verdicts are in {out}.", soft_wrap=True)
     return EVIDENCE if counts[DERIVED] else int(counts[FAILED] > 0)

@@ -98,16 +98,17 @@ def verify(
     profile: ProfileName = "cpu",
     zoo: ZooPath = None,
     data: DataPath = None,
+    snapshots: Snapshots = False,
     cohort: Cohort = False,
     open_world: OpenWorld = False,
 ) -> int:
     """Check every suspect's files against their digests; exit 1 if one is missing or damaged."""
-    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
     _check_planned(found, cohort=cohort, open_world=open_world)
     problems = found.verify()
     for problem in problems:
         complain(problem)
-    total = len(found.lineages())
+    total = len(found.everything())
     output().print(f"{total - len(problems)} of {total} models in {found.folder} are whole.", soft_wrap=True)
     return 1 if problems else 0
 
@@ -120,6 +121,7 @@ def export(
     profile: ProfileName = "cpu",
     zoo: ZooPath = None,
     data: DataPath = None,
+    snapshots: Snapshots = False,
     cohort: Cohort = False,
     open_world: OpenWorld = False,
 ) -> int:
@@ -128,13 +130,13 @@ def export(
     from metav.storage import make_folder
 
     a_file(out, "zoo.tar")
-    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
     _check_planned(found, cohort=cohort, open_world=open_world)
     found.check_settings()
     make_folder(out.parent)
-    with progress_bar(f"exporting {scenario}", len(found.lineages())) as progress:
+    with progress_bar(f"exporting {scenario}", len(found.everything())) as progress:
         archive.export(found, out, progress)
-    output().print(f"{out}: {len(found.lineages())} models.", soft_wrap=True)
+    output().print(f"{out}: {len(found.everything())} models.", soft_wrap=True)
     return 0
 
 
@@ -146,16 +148,17 @@ def import_(
     profile: ProfileName = "cpu",
     zoo: ZooPath = None,
     data: DataPath = None,
+    snapshots: Snapshots = False,
     cohort: Cohort = False,
     open_world: OpenWorld = False,
 ) -> int:
     """Take what the zoo lacks from an archive, after checking its digests."""
     from metav import archive
 
-    found = open_zoo(scenario, profile, zoo, data, cohort=cohort, open_world=open_world)
+    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
     _check_planned(found, cohort=cohort, open_world=open_world)
     archive.check(found, file)  # before a bar is drawn
-    with progress_bar(f"importing {scenario}", len(found.lineages())) as progress:
+    with progress_bar(f"importing {scenario}", len(found.everything())) as progress:
         taken = archive.import_(found, file, progress)
     output().print(f"{taken} models were added to {found.folder}.", soft_wrap=True)
     return 0

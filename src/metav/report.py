@@ -15,6 +15,7 @@ from metav.cells import FAILURES, CellResult, Failure
 from metav.scenarios import Scenario
 from metav.storage import write_atomic
 
+NAME = "report.md"
 _TITLES = {
     "aruc": "ARUC (grid, ceiling 0.980)",
     "aruc_exact": "ARUC (exact, ceiling 1)",
@@ -53,11 +54,20 @@ def write(
     drawn = [figures.sweep(used, name) for name in swept] or [
         figures.overview(row, results.of_row(scores, row)) for row in used
     ]
+    for name in _drawn_before(folder):
+        for suffix in ("svg", "png") if name not in names else ():
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     for name, figure in zip(names, drawn, strict=True):
         figures.save(figure, folder, name)
-    write_atomic(folder / "report.md", markdown(rows, names).encode())
+    write_atomic(folder / NAME, markdown(rows, names).encode())
     write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())  # last: all is there with it
     return rows
+
+
+def _drawn_before(folder: Path) -> list[str]:
+    """Names of the figures of an earlier report in a folder."""
+    file = folder / NAME
+    return re.findall(r"\]\(([a-z0-9][a-z0-9.-]*)\.svg\)", file.read_text()) if file.exists() else []
 
 
 def lost(folder: Path, failures: Sequence[Failure]) -> None:

@@ -51,7 +51,7 @@ def _title(row: Mapping[str, Any], several: bool) -> str:
     Then how many models a side it had, if not the whole half; what it did not see; what of the answers it was shown.
     """
     count = row["models"]
-    parts = [f", {row['queries']} queries"] if several and row["aruc"] else []
+    parts = [f", {row['queries']} queries"] if several and "not_applicable" not in row else []
     parts += [f", {count} model{'s' * (count > 1)} a side"] if count else []
     parts += [f" without {row['left_out']}"] if row["left_out"] else []
     parts += [f", {row['view']}"] if row["view"] else []
@@ -97,7 +97,7 @@ def rows(
     found += [
         {**empty, "scheme": name, "not_applicable": f"needs {reason}"} for name, reason in (lacking or {}).items()
     ]
-    several = "queries" in swept(found)
+    several = len({row["queries"] for row in found if row["aruc"] or row["failed"]}) > 1
     return [{**row, "title": _title(row, several)} for row in found]
 
 
@@ -186,26 +186,26 @@ def _count(counts: Iterable[int]) -> float:
     return int(mean) if mean.is_integer() else mean
 
 
-def _useful(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any] | None:
-    """Figures where positives that have lost more than a tenth of the target's quality are not counted."""
+def _useful(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any]:
+    """Figures where positives that have lost more than a tenth of the target's quality are not counted.
+
+    Over the repetitions in which any others are left.
+    """
     kept = [_sides(part[part.useful | ~part.positive]) for part in repetitions]
-    if not all(len(positives) for positives, _ in kept):
-        return None
-    counted = summary([len(positives) for positives, _ in kept])
+    some = [sides for sides in kept if len(sides[0])]
     return {
-        "positives": counted,
-        **{name: summary([metric(p, n) for p, n in kept]) for name, metric in METRICS.items()},
+        "positives": summary([len(positives) for positives, _ in kept]),
+        **{name: summary([metric(p, n) for p, n in some]) if some else None for name, metric in METRICS.items()},
     }
 
 
-def _spoilt(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any] | None:
-    """The positives that are not counted there: how many, and the share that is recognised."""
+def _spoilt(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any]:
+    """The positives that are not counted there: how many, and the share recognised in repetitions that have any."""
     lost = [part[part.positive & ~part.useful] for part in repetitions]
-    if not all(map(len, lost)):
-        return None
+    shares = [float(part.derived.mean()) for part in lost if len(part)]
     return {
         "positives": summary([len(part) for part in lost]),
-        "recognised": summary([float(part.derived.mean()) for part in lost]),
+        "recognised": summary(shares) if shares else None,
     }
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from metav.answers import understand
+from metav.answers import understand, usable
 from metav.errors import SuspectError
 from metav.fingerprint import Fingerprint
 from metav.spec import Model
 
-STEADY = 1e-3  # by how much of their range answers to the same query may differ; graphics cards and batches round
+STEADY = 1e-3  # by how much of their range answers to the same query may differ
+ROUNDING = 1e-5  # and by how much of the largest of them: graphics cards and batches round
 ROUNDS = 5  # how often a suspect is asked in all whose answers change
 
 
@@ -85,8 +86,8 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
     rate = fingerprint.score(outputs)
     if repeat:
         again = query(model, queries[:repeat])
-        asked += len(again)
-        if _changed(raw, again):
+        asked += len(queries[:repeat])
+        if _changed(usable(raw, len(queries)), usable(again, len(queries[:repeat]))):
             rounds = [outputs, *(understood(query(model, queries))[0] for _ in range(ROUNDS - 1))]
             asked += (ROUNDS - 1) * len(queries)
             outputs = torch.stack(rounds).mean(0)
@@ -119,6 +120,5 @@ def _changed(first: Tensor, second: Tensor) -> bool:
     """Whether answers to the same queries differ by more than rounding."""
     if first[: len(second)].shape != second.shape:
         return True
-    first, second = first.double(), second.double()
     apart = (first[: len(second)] - second).abs().max()
-    return not bool(apart <= STEADY * first.abs().max().clamp(min=1e-9))
+    return bool(apart > STEADY * (first.max() - first.min()) + ROUNDING * first.abs().max())

@@ -126,6 +126,10 @@ class ZooFiles:
         kept = sorted({min(max(1, round(part * epochs)), epochs - 1) for part in self.fractions} - {0})
         return [self.scenario.lineage(f"{found.full[:-1]},until={epoch})").text for epoch in kept]
 
+    def everything(self) -> list[str]:
+        """All lineages, each with its snapshots."""
+        return [each for lineage in self.lineages() for each in (lineage, *self.snapshots(lineage))]
+
     def _weights(self, lineage: str) -> Path:
         return self.folder / f"{self.identity(lineage)}.safetensors"
 
@@ -237,10 +241,10 @@ class ZooFiles:
         return lineage.step.wrap(shell) if isinstance(lineage.step, Change) else shell
 
     def verify(self) -> list[str]:
-        """Check every suspect; return one sentence for each that is missing or damaged."""
+        """Check every suspect and snapshot; return one sentence for each that is missing or damaged."""
         self.check_settings()
         problems = []
-        for lineage in self.lineages():
+        for lineage in self.everything():
             try:
                 self.load(lineage)
             except MetavError as error:

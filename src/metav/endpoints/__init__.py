@@ -84,10 +84,13 @@ def check(access: Access, spec: Spec) -> None:
 
 
 def named(suspect: str) -> str:
-    """What a suspect is called: a URL without its query, where keys stand now and then, but for a mark of it."""
-    if not online(suspect) or "?" not in suspect:
+    """What a suspect is called: a URL without a password, and without its query, where keys stand, but for a mark."""
+    if not online(suspect):
         return suspect
-    return f"{suspect.split('?')[0]}#{hashlib.sha256(suspect.encode()).hexdigest()[:8]}"
+    bare = re.sub(r"://[^/?#]*@", "://", suspect)
+    if "?" not in suspect:
+        return bare
+    return f"{bare.split('?')[0]}#{hashlib.sha256(suspect.encode()).hexdigest()[:8]}"
 
 
 def fingerprint_of(suspect: str, access: Access) -> str:
@@ -116,7 +119,7 @@ def _content(path: Path) -> bytes:
 
 def online(suspect: str) -> bool:
     """Whether a suspect is a URL."""
-    return suspect.startswith(("http://", "https://"))
+    return suspect.lower().startswith(("http://", "https://"))
 
 
 def size_of_batches(suspect: str, access: Access) -> int:

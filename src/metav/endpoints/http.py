@@ -22,6 +22,8 @@ PASSING = {408, 425, 429, 500, 502, 503, 504}
 SHOWN = 160  # characters of what a server wrote that an error repeats
 KEY = 8  # characters, from which on what stands in a URL's query is taken for a secret
 SHORT = 4  # characters; a header's value with fewer, such as a version, is none
+JSON = {"content-type": "application/json", "accept": "application/json"}
+NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # of a header: RFC 9110, section 5.6.2
 
 
 class Server:
@@ -51,12 +53,18 @@ class Server:
         if parts.password or parts.username:
             raise UsageError("expected a URL without a password, got one with it: use --header NAME=VARIABLE.")
         self.shown = parts._replace(query="", fragment="").geturl()  # queries of URLs hold keys now and then
+        sent = httpx.Headers(JSON)
+        sent.update(headers)
         try:
-            self._client = httpx.Client(headers=dict(headers or {}), timeout=timeout, follow_redirects=False)
+            self._client = httpx.Client(headers=sent, timeout=timeout, follow_redirects=False)
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise UsageError(
                 f"expected a proxy over http or https in the environment, got another ({error}): unset ALL_PROXY, "
                 "HTTP_PROXY and HTTPS_PROXY, or set them to such a one."
+            ) from error
+        except OSError as error:
+            raise UsageError(
+                f"expected certificates that can be read, got {error}: correct or unset SSL_CERT_FILE and SSL_CERT_DIR."
             ) from error
 
     def post(self, content: Any, url: str | None = None) -> Any:
@@ -74,9 +82,7 @@ class Server:
     def _ask(self, method: str, url: str, body: bytes) -> Any:
         until = time.monotonic() + self.timeout
         try:
-            with self._client.stream(
-                method, url, content=body, headers={"content-type": "application/json", "accept": "application/json"}
-            ) as answer:
+            with self._client.stream(method, url, content=body) as answer:
                 content = self._read(answer, until)
         except httpx.TimeoutException as error:
             raise self._error(
@@ -176,9 +182,12 @@ def split(url: str) -> SplitResult:
         It is none.
     """
     try:
-        return urlsplit(url)
+        parts = urlsplit(url)
     except ValueError as error:
         raise UsageError(f"expected the URL of an inference server, got another text ({error}): check it.") from error
+    if not parts.hostname:
+        raise UsageError("expected the URL of an inference server, got one without a host: write https://host/path.")
+    return parts
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -187,8 +196,10 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
     with contextlib.suppress(ValueError):
         return max(0.0, float(retry_after))
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        date = parsedate_to_datetime(retry_after)
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return max(0.0, (date - datetime.now(UTC)).total_seconds())
     return None
 
 
@@ -208,6 +219,8 @@ def secrets(headers: list[str]) -> dict[str, str]:
                 "expected --header NAME=VARIABLE, with the environment variable that holds the value, got another "
                 "form: export the value and give the variable's name."
             )
+        if NAME.fullmatch(name) is None:
+            raise UsageError(f"expected the name of a header in ASCII and without spaces, got {name!r}: correct it.")
         if variable not in os.environ:
             raise UsageError(f"expected the value of header {name!r} in {variable}, which is not set: export it first.")
         found[name] = os.environ[variable].strip()

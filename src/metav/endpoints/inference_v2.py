@@ -52,11 +52,12 @@ class InferenceV2(Endpoint):
         answer = self.server.post(content, self._infer)
         try:
             outputs = {each["name"]: each for each in answer["outputs"]}
-            chosen = outputs[self.output] if self.output else next(iter(outputs.values()))
-            if not self.output and len(outputs) > 1:
+            if self.output not in outputs if self.output else len(outputs) > 1:
+                wanted = f"the output {self.output!r}" if self.output else "one output"
                 raise EndpointError(
-                    f"expected one output from {self.server.shown}, got {', '.join(outputs)}: choose with --output."
+                    f"expected {wanted} from {self.server.shown}, got {', '.join(outputs)}: choose with --output."
                 )
+            chosen = outputs[self.output] if self.output else next(iter(outputs.values()))
             flat = np.array(_flat(chosen["data"]), dtype=np.float64)  # null is NaN
             return torch.from_numpy(flat).reshape([int(size) for size in chosen["shape"]])
         except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, StopIteration) as error:

@@ -41,9 +41,10 @@ class JsonApi(Endpoint):
             self.request = json.loads(request)
             self.answer = jmespath.compile(answer)
         except ValueError as error:  # JMESPathError and JSONDecodeError are
+            reason = " ".join(str(error).replace("^", "").split())  # of several lines, the last of which points
             raise UsageError(
-                f"expected JSON for the request and JMESPath for the answer, got {request!r} and {answer!r} ({error}): "
-                f"see the default, {MLFLOW[0]} and {MLFLOW[1]}."
+                f"expected JSON for the request and JMESPath for the answer, got {request!r} and {answer!r} ({reason}):"
+                f" see the default, {MLFLOW[0]} and {MLFLOW[1]}."
             ) from error
         marks = [mark for mark in (BATCH, QUERY) if f'"{mark}"' in request]
         if len(marks) != 1:

@@ -105,10 +105,10 @@ class Ordered(Wrapper):
     def query(self, batch: Tensor) -> Tensor:
         """Probabilities in the target's order, or labels as the target numbers them."""
         answers = self.inner.query(batch)
-        if answers.ndim == 2 and answers.shape[1] == len(self.places):
-            return answers[:, self.places]
-        if not answers.numel():  # refused like any answers that are empty
+        if not answers.numel() or not answers.ndim:  # refused like any answers that are empty
             return answers
+        if (flat := answers.flatten(1) if answers.ndim > 1 else answers[:, None]).shape[1] == len(self.places):
+            return flat[:, self.places]
         labels = answers.flatten()
         if len(labels) != len(answers) or not torch.isin(labels, torch.arange(len(self.places))).all():
             raise EndpointError(

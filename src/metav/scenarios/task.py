@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metav import adversarial, training
 from metav.adversarial import Recipe
@@ -21,10 +21,10 @@ from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.quality import accuracy, error, likeness
+from metav.scenarios.task_checks import check_answers, check_figures, check_part
 from metav.scenarios.task_models import (
     PENALTY,
     Classifier,
-    answered,
     answers_with_logits,
     logits,
     ready,
@@ -142,7 +142,7 @@ class Task:
                 f"expected other names for negatives than for architectures, got {both[0]!r} for both: rename one."
             )
         for name, part in (("own", self.own), ("public", self.public), ("test", self.test)):
-            _check_part(name, part, self.spec)
+            check_part(name, part, self.spec)
         for count, least in (("epochs", 1), ("tuning", 1), ("batch", 1), ("students", 0), ("independents", 0)):
             if (given := getattr(self, count)) < least:
                 raise UsageError(f"expected {count} of at least {least}, got {given}: change the number.")
@@ -163,9 +163,12 @@ class Task:
                 "architectures (the target's own needs reset_parameters of all its layers), or negatives."
             )
         with seeded(0):
-            _check_answers("the target", lambda: self._wrapped(self.target), self.test.x[:2], self.spec)
+            check_answers("the target", lambda: self._wrapped(self.target), self.test.x[:2], self.spec)
             for name, make in self.architectures.items():
-                _check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:2], self.spec)
+                check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:2], self.spec)
+            if self.quality is not None and self.merit is not None:
+                target = self._wrapped(self.target)
+                check_figures(self.quality(target, target, self.test), self.merit)
 
     def scenario(self, profile: Profile = "cpu") -> Scenario:
         """The task with all its suspects; for the profile `smoke` one epoch and few of each."""
@@ -269,7 +272,7 @@ class Task:
     def _ready(self, name: str, negative: nn.Module | str | Path) -> nn.Module:
         """A negative as it is used; whether it answers with logits is seen from its answers."""
         model = ready(negative)
-        _check_answers(f"the negative {name}", lambda: model, self.test.x[:2], self.spec)
+        check_answers(f"the negative {name}", lambda: model, self.test.x[:2], self.spec)
         if self.spec.output == "probabilities":
             return Classifier(model, gives_logits=answers_with_logits(model, self.test.x[:GLANCE]))
         return self._wrapped(model)
@@ -288,9 +291,20 @@ class Task:
 
 
 def _source(code: Any) -> str:
-    """The source of a function or class, with what a partial or an object adds; its name where there is none."""
+    """The source of a function or class, with what it was made with; its name where there is none.
+
+    Global variables that a function reads are not in it.
+    """
     if isinstance(code, partial):
         return f"{_source(code.func)} {code.args} {code.keywords}"
+    if inspect.ismethod(code):
+        return f"{_source(code.__func__)} {_source(code.__self__)}"
+    if inspect.isfunction(code) and (made := [code.__defaults__, code.__kwdefaults__, code.__closure__]) != [None] * 3:
+        return f"{_text(code)} {made[:2]} {dict(inspect.getclosurevars(code).nonlocals)}"
+    return _text(code)
+
+
+def _text(code: Any) -> str:
     try:
         return inspect.getsource(code)
     except OSError:
@@ -310,59 +324,3 @@ def _resettable(model: nn.Module) -> bool:
 
 def _convolves(model: nn.Module) -> bool:
     return any(hasattr(layer, "kernel_size") for _, layer in layers(model))
-
-
-def _check_part(name: str, part: Part, spec: Spec) -> None:
-    shape = tuple(part.x.shape)
-    if len(shape) < 1 or shape[0] < 2 or shape[1:] != spec.input_shape or part.x.dtype != torch.float32:
-        raise UsageError(
-            f"expected float32 inputs of shape (n, {', '.join(map(str, spec.input_shape))}) in the part {name}, got "
-            f"{part.x.dtype} of shape {shape}: check spec.input_shape, and the order of the axes."
-        )
-    if not torch.isfinite(part.x).all() or not spec.inside(part.x):
-        raise UsageError(
-            f"expected inputs in {spec.box} in the part {name}, got values in [{part.x.min():g}, "
-            f"{part.x.max():g}]: scale them, or give the box that they have in spec."
-        )
-    if not (rows := spec.valid(part.x)).all():
-        raise UsageError(
-            f"expected rows that fit spec.steps and spec.one_hot in the part {name}, got {int((~rows).sum())} of "
-            f"{shape[0]} that do not, the first is row {int((~rows).nonzero()[0])}: correct the rows or the spec."
-        )
-    wanted = (shape[0],) if spec.output == "probabilities" else (shape[0], *spec.output_shape)
-    if tuple(part.y.shape) != wanted:
-        raise UsageError(f"expected y of shape {wanted} in the part {name}, got {tuple(part.y.shape)}: reshape it.")
-    if spec.output == "regression" and not (part.y.dtype == torch.float32 and torch.isfinite(part.y).all()):
-        raise UsageError(
-            f"expected finite float32 y in the part {name}, got {part.y.dtype} from {part.y.min():g} to "
-            f"{part.y.max():g}: convert it with .float(), and leave out rows without a value."
-        )
-    if spec.output == "images" and not (part.y.dtype == torch.float32 and part.y.min() >= 0 and part.y.max() <= 1):
-        raise UsageError(
-            f"expected float32 images in [0, 1] in the part {name}, got {part.y.dtype} from {part.y.min():g} to "
-            f"{part.y.max():g}: scale them."
-        )
-    if spec.output == "probabilities":
-        classes = spec.output_shape[0]
-        if part.y.dtype != torch.int64 or part.y.min() < 0 or part.y.max() >= classes:
-            raise UsageError(
-                f"expected int64 classes from 0 to {classes - 1} in the part {name}, got {part.y.dtype} from "
-                f"{part.y.min()} to {part.y.max()}: number them from 0."
-            )
-
-
-def _check_answers(name: str, make: Callable[[], nn.Module], x: Tensor, spec: Spec) -> None:
-    """Refuse a model that cannot be made, or does not answer as the spec says."""
-    expected = (len(x), *spec.output_shape)
-    try:
-        answers = answered(make(), x)
-        tensor = isinstance(answers, Tensor)
-        got = f"shape {tuple(answers.shape)}" if tensor else type(answers).__name__
-        good = tensor and tuple(answers.shape) == expected and bool(torch.isfinite(answers).all())
-    except Exception as error:  # whatever a user's model raises on inputs that it does not take
-        got, good = f"{type(error).__name__} ({' '.join(str(error).split())[:120]})", False
-    if not good:
-        raise UsageError(
-            f"expected finite answers of shape {expected} from {name}, got {got}: check spec.input_shape, "
-            "spec.output_shape and the model."
-        )
