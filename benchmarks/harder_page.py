@@ -22,14 +22,8 @@ PROTOCOLS = {  # protocol -> heading, and the key of results.json that tells its
 }
 METRICS = {"ARUC": "aruc", "AUC": "auc", "robustness at 100 % uniqueness": "robustness_at_full_uniqueness"}
 USEFUL = "Useful thefts only"
-NOTES = {  # folder -> what a reader of its figures has to know
-    "skin-schemes": page.NOTES["skin", "cohort"],
-    "paper/warfarin": page.NOTES["warfarin", "cohort"],
-    "paper/fashion": f"{page.EARLIER['fashion'][1]} {page.NOTES['fashion', 'cohort']}",
-}
-PAPER = {"skin": "skin-schemes", "warfarin": "paper/warfarin", "fashion": "paper/fashion"}  # folders of its protocol
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[dict[str, Any]]
 
 
 def rendered() -> str:
@@ -50,7 +44,7 @@ def rendered() -> str:
     lines += ["", f"## {USEFUL}", "", "On the paper's protocol, without thefts that lost more than a tenth of the "]
     lines[-1] += "target's quality; these apart in the last column."
     for scenario in SCENARIOS:
-        folder = RESULTS / PAPER[scenario]
+        folder = RESULTS / "paper" / scenario
         lines += ["", f"### {scenario.capitalize()}", ""]
         lines += list(useful(folder)) if folder.exists() else ["Not run yet."]
     return "\n".join(lines) + "\n"
@@ -91,6 +85,8 @@ def useful(folder: Path) -> Iterator[str]:
             figures = (cell(found[each]) for each in METRICS.values())
             useful = f"{cell(found['positives'], 1)} of {row['positives']:g}"
             yield line(f"`{row['scheme']}`", useful, *figures, cell(spoilt["recognised"]) if spoilt else "")
+    for note in page.notes(rows, folder.name):
+        yield from ("", note)
     yield from _origin(rows[0], folder)
 
 
@@ -99,12 +95,11 @@ def _head(heads: Sequence[str]) -> list[str]:
 
 
 def _origin(row: Mapping[str, Any], folder: Path) -> list[str]:
-    note = NOTES.get(folder.relative_to(RESULTS).as_posix(), "")
     environment = row["environment"]
     where = f"{environment['date']}, {environment['processor']}, commit {environment.get('commit') or 'unknown'}"
     return [
         "",
-        *([note, ""] if note else []),
+        *page.earlier(row),
         f"[Report](../{folder}/report.md): {where}.",
         "",
         "```",

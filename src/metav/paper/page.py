@@ -48,7 +48,7 @@ NOTES = {  # what a reader of these figures has to know
     "tuning, were added to the cohort, and matches made of correlations, after what earlier rules miss of these "
     "suspects, and of Fashion's, had been looked at.",
 }
-EARLIER = {  # and of those of before a date
+EARLIER = {  # and of all of before a date
     "fashion": (
         "2026-11-28",
         "These figures are of before 2026-11-28: three generators with 13 to 15 of 16 filters gone are no suspects "
@@ -120,7 +120,7 @@ def _part(folder: Path, name: str, page: Path) -> Iterator[str]:
         scores = pd.read_csv(file.parent / "scores.csv", keep_default_na=False)
         figures.save(plots.bars(rows, PUBLISHED[scenario]), file.parent, "schemes")
         figures.save(plots.grid(rows, scores), file.parent, "curves")
-        for note in _notes(rows, scenario):
+        for note in notes(rows, scenario):
             yield from (note, "")
         lacking = {row["scheme"]: row["not_applicable"] for row in found if "not_applicable" in row}
         for scheme, reason in lacking.items():
@@ -131,12 +131,15 @@ def _part(folder: Path, name: str, page: Path) -> Iterator[str]:
     yield from _origin(rows[0], link)
 
 
-def _notes(rows: Rows, scenario: str) -> Iterator[str]:
-    """What a reader has to know of a scenario's main figures, and of those that were made before a date."""
-    date, earlier = EARLIER.get(scenario, ("", ""))
-    if rows[0]["environment"]["date"] < date:
-        yield earlier
+def notes(rows: Rows, scenario: str) -> Iterator[str]:
+    """What a reader has to know of a scenario's main figures."""
     yield from filter(None, (NOTES.get((scenario, row["title"])) for row in rows))
+
+
+def earlier(row: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know of figures that were made before a date."""
+    date, note = EARLIER.get(row["scenario"], ("", ""))
+    return [note, ""] if row["environment"]["date"] < date else []
 
 
 def _origin(row: Mapping[str, Any], link: str, file: str = "report.md") -> list[str]:
@@ -144,6 +147,7 @@ def _origin(row: Mapping[str, Any], link: str, file: str = "report.md") -> list[
     commit = environment.get("commit") or "unknown"
     machine = f"{environment['processor']}, {environment['cores']} cores"
     return [
+        *earlier(row),
         f"[All figures]({link}{file}): {environment['date']}, {machine}, torch {environment['torch']}, "
         f"commit {commit}, {len(row['seeds'])} repetitions (seeds {', '.join(map(str, row['seeds']))}).",
         "",
