@@ -15,6 +15,7 @@ from metav.suspects.changed_answers import AnswerNoise, Rounding, Tempering, Top
 X = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
 LOGITS = tiny.of_tables(1).logits(3 * X).detach() * 4
 TRUE = LOGITS.softmax(1)
+BYTES = (255 * torch.randn(100, 20, generator=torch.Generator().manual_seed(2)).mul(2).softmax(1)).round()
 IMAGES = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
@@ -114,8 +115,9 @@ def test_a_dose_may_come_without_its_axis():
         (torch.full((40,), 7), tiny.TABLES, 40, "a class from 0 to 2 a query"),
         (torch.rand(40), tiny.TABLES, 40, "a class from 0 to 2 a query"),
         (0.4 + 0.5 * torch.rand(40, 3), tiny.TABLES, 40, "probabilities that sum to 1, got sums from"),
-        (1000 * TRUE, tiny.TABLES, 40, "got numbers that sum to 1000 to 1000 for each query"),
-        ((255 * TRUE).round(), tiny.TABLES, 40, "got numbers that sum to 25. to 25. for each query"),
+        (1000 * TRUE, tiny.TABLES, 40, "those of each query sum to 1000"),
+        ((255 * TRUE).round(), tiny.TABLES, 40, "those of each query sum to 255"),
+        (BYTES, replace(tiny.TABLES, output_shape=(20,)), 100, "those of each query sum to 25."),
         (torch.rand(4, 1, 7, 8), tiny.CODES, 4, r"answers of shape \(1, 8, 8\), got \(1, 7, 8\)"),
         (1000 * IMAGES, tiny.CODES, 4, r"images in \[0, 1\], \[-1, 1\] or \[0, 255\]"),
         (torch.rand(5, 3), tiny.REGRESSION, 5, r"answers of shape \(2,\), got \(3,\)"),

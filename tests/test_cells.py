@@ -8,18 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import pandas as pd
 import pytest
 
-from metav import benchmark, cells, schemes
+from metav import benchmark, building, cells, schemes
 from metav.cells import Cell, CellResult, Score
 from metav.cli import main
-from metav.errors import MetavError, StorageError, UsageError
+from metav.errors import MetavError, StorageError
 from metav.scenarios.base import Merit
 from metav.schemes import MetaV
 from metav.zoo import Zoo
+from metav.zoo_files import Record
 
 SLOW = "metav(iterations=600)"
 CELL = Cell(scheme=SLOW, repetition=0, queries=8)
@@ -87,9 +88,9 @@ def test_what_is_kept_is_what_was_found(tmp_path):
     assert cells.load(file) == RESULT
 
 
-def test_a_figure_of_quality_cannot_take_another_figures_place():
-    with pytest.raises(UsageError, match="with names of their own, got derived, rate:"):
-        replace(RESULT.scores[0], quality={"rate": 0.1, "derived": 1.0, "error": 1.0})
+def test_no_figure_of_quality_takes_anothers_place():
+    names = {each.name for kind in (Score, Record) for each in fields(kind)}
+    assert set(building.RESERVED) == {*names, "derived", "family", "truly"}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"cell": {"x": 1}, "scores": []}', b"\xff"])
@@ -190,6 +191,13 @@ def test_what_fails_of_several_numbers_is_named_with_its_own(smoke_zoo, tmp_path
     assert "cohort(real=10,pool=10), 5000 queries, repetition 0: " in " ".join(capsys.readouterr().err.split())
     titles = [row["title"] for row in json.loads((tmp_path / "results.json").read_text())]
     assert "cohort(real=10,pool=10), 5000 queries" in titles
+
+
+def test_what_is_all_there_may_be_where_nobody_can_write(smoke_zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("METAV_HOME", str(tmp_path))
+    first = benchmark.run(smoke_zoo, ["metav(iterations=2)"], repeats=1, queries=[4], jobs=1)
+    monkeypatch.setattr(benchmark, "make_folder", lambda _: pytest.fail("a folder was made"))
+    assert benchmark.run(smoke_zoo, ["metav(iterations=2)"], repeats=1, queries=[4], jobs=1) == first
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_constructed(smoke_zoo, monkeypatch):

@@ -195,6 +195,19 @@ def test_snapshots_go_out_and_in_and_are_checked_too(smoke_zoo, tmp_path, capsys
     assert main(["zoo", "verify", *where[:-1], "--zoo", str(tmp_path / "b")]) == 0
 
 
+def test_snapshots_of_other_models_are_not_taken(smoke_zoo, tmp_path):
+    zoo = Zoo(smoke_zoo.scenario, tmp_path / "zoo", SNAPSHOTS)
+    zoo.build(jobs=2)
+    archive.export(zoo, tmp_path / "z.tar")
+    shutil.copytree(smoke_zoo.folder, tmp_path / "other")
+    other = Zoo(smoke_zoo.scenario, tmp_path / "other", SNAPSHOTS)
+    changed = next(each for each in zoo.lineages() if zoo.snapshots(each) and zoo.scenario.lineage(each).parent is None)
+    model = zoo.load(zoo.snapshots(changed)[0])
+    other.save(changed, model, zoo.record(changed).quality, 1.0)
+    with pytest.raises(SettingsError, match="what was made from"):
+        archive.import_(other, tmp_path / "z.tar")
+
+
 def test_what_was_made_from_another_target_is_not_taken(smoke_zoo, tmp_path):
     archive.export(smoke_zoo, tmp_path / "z.tar")
     other = Zoo(smoke_zoo.scenario, tmp_path / "other")

@@ -495,6 +495,7 @@ def test_what_is_wrong_with_a_path_of_answers_is_one_sentence():
 
 
 def test_a_suspect_is_called_without_password_and_query():
-    assert named("http://me:pw@host/m") == "http://host/m"
+    assert named("http://me:pw@host/m").startswith("http://host/m#")
+    assert named("http://host/a/http://b@c/m") == "http://host/a/http://b@c/m"
     assert named("HTTPS://me:pw@host/m?key=abc").startswith("HTTPS://host/m#")
     assert named("a@b.onnx") == "a@b.onnx"

@@ -16,9 +16,11 @@ from torch import nn
 
 from metav import Fingerprint, Part, Spec, Task, benchmark, protocols, scenarios, verify
 from metav.cli import main
-from metav.errors import StorageError, UsageError
+from metav.errors import MetavError, StorageError, UsageError
 from metav.scenarios.base import Merit
+from metav.scenarios.quality import accuracy
 from metav.scenarios.task_models import ready
+from metav.storage import digest
 from metav.zoo import Zoo
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -414,6 +416,8 @@ def test_other_architectures_training_or_answers_are_another_zoo():
         {**one, "fit": fit_with(2)},
         {**one, "fit": Trainer(1).fit},
         {**one, "fit": Trainer(2).fit},
+        {**one, "fit": fit_with(fit_once)},
+        {**one, "fit": fit_with(fit_twice)},
         {**one, "negatives": {"stranger": network()}},
     ]
     there, elsewhere = ({**one, "fit": partial(fit_once, more=object())} for _ in range(2))  # at two addresses
@@ -424,6 +428,44 @@ def test_other_architectures_training_or_answers_are_another_zoo():
     assert task(**one).scenario().settings() == task(**one).scenario().settings()
     methods = [task(**each).scenario().settings()["method"] for each in variants]
     assert len(set(methods)) == len(methods)
+
+
+def test_a_task_is_the_same_in_each_process_and_after_a_training():
+    trainer = Trainer(1)
+    before = task(fit=trainer.fit).scenario().settings()
+    trainer.losses = [0.3]
+    assert task(fit=trainer.fit).scenario().settings() == before
+    told = "import test_task as t; print(t.task(fit=t.fit_with({'conv', 'norm', 'head'})).scenario().settings())"
+    settings = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)}
+        settings.add(
+            subprocess.run([sys.executable, "-c", told], env=environment, check=True, capture_output=True).stdout
+        )
+    assert len(settings) == 1
+
+
+def test_a_task_leaves_its_target_as_it_is():
+    target = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
+    before = digest(target.state_dict(), {})
+    task(target=target, quality=accuracy, merit=Merit(name="accuracy", more=True)).scenario()
+    assert digest(target.state_dict(), {}) == before
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({"acc": 0.9}, "expected accuracy among the figures of quality, and none called .*, got acc: rename"),
+        ({"accuracy": 0.9, "seconds": 1.0}, "none called scheme, .*seconds, digest, got accuracy, seconds"),
+        ({"accuracy": math.nan}, "expected finite figures of quality of target"),
+        ({"accuracy": "high"}, "expected to train target, got ValueError"),
+    ],
+)
+def test_figures_of_quality_that_do_not_fit_are_said_before_anything_is_trained(figures, words, tmp_path):
+    scenario = task(quality=lambda *_: figures, merit=Merit(name="accuracy", more=True)).scenario("smoke")
+    with pytest.raises(MetavError, match=words):
+        Zoo(scenario, tmp_path / "zoo").build(jobs=1)
+    assert not list((tmp_path / "zoo").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -445,18 +487,12 @@ def test_other_architectures_training_or_answers_are_another_zoo():
         ({"target": nn.Linear(3, 5)}, r"answers of shape \(2, 2\) from the target, got shape \(2, 5\)"),
         (SMALL, "at least 8 x 8 pixels for a discriminator, got .2, 1, 1."),
         ({"quality": lambda *_: {}}, "expected quality and merit"),
+        ({"spec": replace(SPEC, output_shape=(2, 2))}, r"output_shape \(classes,\) for probabilities, got \(2, 2\)"),
         (
-            {"quality": lambda *_: {"acc": 0.9}, "merit": Merit(name="accuracy", more=True)},
-            "expected 'accuracy' among the figures of quality, got acc",
+            {"spec": replace(SPEC, output="regression", output_shape=())},
+            r"output_shape \(1,\) for regression, got \(\)",
         ),
-        (
-            {"quality": lambda *_: {"acc": 0.9, "seconds": 1.0}, "merit": Merit(name="acc", more=True)},
-            "figures of quality with names of their own, got seconds",
-        ),
-        (
-            {"quality": lambda *_: {"acc": math.nan}, "merit": Merit(name="acc", more=True)},
-            "expected finite figures of quality",
-        ),
+        ({"spec": replace(SPEC, output="images")}, r"output_shape \(channels, height, width\) for images, got \(2,\)"),
         ({"own": Part(x=part().x.numpy(), y=part().y)}, "a plain tensor x in the part own, got ndarray"),
         ({"own": Part(x=part().x, y=part().y.numpy())}, "a plain tensor y in the part own, got ndarray"),
         ({"own": Part(x=part().x.requires_grad_(), y=part().y)}, "x in the part own, got a tensor with gradients"),

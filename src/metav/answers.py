@@ -122,11 +122,12 @@ def _probabilities(values: Tensor, classes: int) -> tuple[Tensor, list[str]]:
         return flat.exp(), ["logarithms of probabilities: exponentiated"]
     if low >= -1e-4 and ((-flat).exp().sum(1) - 1).abs().max() <= slack:
         return (-flat).exp(), ["logarithms of probabilities with their sign turned: exponentiated"]
-    one_sum = sums.min() > 1 + slack and sums.max() - sums.min() <= ROUNDED * sums.mean()
+    spread = flat.shape[1] if (flat == flat.round()).all() else ROUNDED * sums.mean()  # rounded to whole numbers
+    one_sum = sums.min() > 1 + slack and sums.max() - sums.min() <= spread
     if low >= 0 and one_sum and (flat != flat[0]).any():  # a constant may be anything
         raise SuspectError(
-            f"expected probabilities that sum to 1, got numbers that sum to {sums.min():.4g} to {sums.max():.4g} for "
-            "each query: these are shares of something else; divide them by that on their way."
+            f"expected probabilities that sum to 1, got numbers of which those of each query sum to {sums.mean():.4g}: "
+            "they are shares of something else; divide them by that on their way."
         )
     if low < 0 or high > 1:
         return softmax(flat, 1), ["logits: softmax was applied"]

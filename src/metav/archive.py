@@ -107,12 +107,14 @@ def import_(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None)
 
 
 def _origins(zoo: Zoo) -> list[str]:
-    """Models that are there already, of which others that are missing were made; all are compared with the target."""
+    """Models that are there already, of which something that is missing was made; all are compared with the target."""
     origins = {"target": None} if zoo.has("target") else {}
     for lineage in zoo.lineages():
         parent = None if zoo.has(lineage) else zoo.scenario.lineage(lineage).parent
         if parent is not None and zoo.has(parent):
             origins[parent] = None
+        if zoo.has(lineage) and not zoo.whole(lineage):  # its snapshots are missing
+            origins[lineage] = None
     return [] if all(map(zoo.has, zoo.everything())) else list(origins)
 
 

@@ -300,7 +300,7 @@ def run(
         zoo, scheme_names, repeats=repeats, queries=queries, models=models, protocol=protocol, left_out=left_out
     )
     paths = cells.paths(zoo, wanted)
-    sweep(make_folder(cells.folder("cells", zoo)))
+    sweep(folder := cells.folder("cells", zoo))
     if again:
         for path in paths.values():
             path.fingerprint.unlink(missing_ok=True)
@@ -309,6 +309,8 @@ def run(
     if progress is not None and found:
         progress(len(found))
     missing = [cell for cell in wanted if cell not in found]
+    if missing:
+        make_folder(folder)
     computed = engine.map(
         partial(_run_and_keep, zoo, cells.CODE),
         [(cell, paths[cell]) for cell in missing],

@@ -18,6 +18,11 @@ from metav.suspects import Draft, Lineage
 from metav.suspects.independent import Independent, Ready
 from metav.zoo_files import ZooFiles
 
+RESERVED = (  # names of other figures of a suspect, in results and listings
+    *("scheme", "queries", "models", "left_out", "view", "repetition", "lineage", "family", "positive", "rate"),
+    *("threshold", "useful", "quality", "derived", "truly", "parameters", "seconds", "digest"),
+)
+
 
 def build_group(zoo: ZooFiles, group: Sequence[str]) -> None:
     """Train a group, and write those of its members that are missing; whatever fails is told with a name.
@@ -90,7 +95,13 @@ def _checkpoint(zoo: ZooFiles, lineage: str, together: str) -> Checkpoint:
 
 
 def _save(zoo: ZooFiles, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:
-    quality = {k: float(v) for k, v in zoo.scenario.quality(model, target, zoo.scenario.parts["test"]).items()}
+    scenario = zoo.scenario
+    quality = {k: float(v) for k, v in scenario.quality(model, target, scenario.parts["test"]).items()}
+    if scenario.merit.name not in quality or quality.keys() & RESERVED:
+        raise MetavError(
+            f"expected {scenario.merit.name} among the figures of quality, and none called {', '.join(RESERVED)}, got "
+            f"{', '.join(quality)}: rename them, or merit."
+        )
     if not all(map(math.isfinite, quality.values())):
         raise MetavError(
             f"expected finite figures of quality of {text}, got {quality}: its training did not converge, or the "

@@ -174,20 +174,23 @@ def judge_all(
 @contextmanager
 def _opened(out: Path, campaign: str) -> Iterator[tuple[dict[str, dict[str, str]], TextIO]]:
     """What an earlier run has finished, and its file, open at the end of its last whole line; for one run alone."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(out.with_name(f".{out.name}.lock"), timeout=0))
             done = finished(out, campaign)
-            with out.open("a", newline="", encoding="utf-8") as file:
-                file.truncate(len(_whole_lines(out.read_bytes())))
-                file.seek(0, SEEK_END)
-                yield done, file
-    except Timeout as error:
-        raise SettingsError(
-            f"expected {str(out)!r} alone, got it in use by another run: choose another --out."
-        ) from error
-    except OSError as error:
-        raise StorageError(f"expected to write {str(out)!r}, got {error.strerror!r}: choose another --out.") from error
+            file = stack.enter_context(out.open("a", newline="", encoding="utf-8"))
+            file.truncate(len(_whole_lines(out.read_bytes())))
+            file.seek(0, SEEK_END)
+        except Timeout as error:
+            raise SettingsError(
+                f"expected {str(out)!r} alone, got it in use by another run: choose another --out."
+            ) from error
+        except OSError as error:
+            raise StorageError(
+                f"expected to write {str(out)!r}, got {error.strerror!r}: choose another --out."
+            ) from error
+        yield done, file
 
 
 def _once(suspects: Iterator[str]) -> Iterator[str]:

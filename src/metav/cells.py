@@ -7,7 +7,7 @@ import inspect
 import json
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -70,14 +70,6 @@ class Score:
     threshold: float
     useful: bool
     quality: dict[str, float]
-
-    def __post_init__(self) -> None:
-        taken = self.quality.keys() & {"derived", *(each.name for each in fields(self))}
-        if taken:
-            raise UsageError(
-                f"expected figures of quality with names of their own, got {', '.join(sorted(taken))}: results have "
-                "another figure of that name, rename yours."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -262,9 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given[:] = sys.argv[1:] if arguments is None else arguments
     data = os.environ.get("METAV_DATA")  # which --data sets, for this run
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # no verdict is lost to a letter that a terminal lacks
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # no verdict is lost to a letter that a terminal lacks
     try:
         code = app(given, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

@@ -29,10 +29,13 @@ _TITLES = {
 
 _BY_USE = {
     ("useful", "positives"): "of the derived, useful: they lost at most a tenth of the target's quality",
-    ("useful", "auc"): "AUC, useful alone",
-    ("useful", "robustness_at_full_uniqueness"): "robustness at 100 % uniqueness, useful alone",
+    ("useful", "auc"): "AUC, useful alone (repetitions that have any)",
+    (
+        "useful",
+        "robustness_at_full_uniqueness",
+    ): "robustness at 100 % uniqueness, useful alone (as AUC)",
     ("spoilt", "positives"): "of the derived, spoilt: they lost more",
-    ("spoilt", "recognised"): "share of the spoilt that is recognised",
+    ("spoilt", "recognised"): "share of the spoilt that is recognised (repetitions that have any)",
 }
 
 
@@ -54,20 +57,21 @@ def write(
     drawn = [figures.sweep(used, name) for name in swept] or [
         figures.overview(row, results.of_row(scores, row)) for row in used
     ]
-    for name in _drawn_before(folder):
-        for suffix in ("svg", "png") if name not in names else ():
-            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+    before = _drawn_before(folder, scenario.name)
     for name, figure in zip(names, drawn, strict=True):
         figures.save(figure, folder, name)
     write_atomic(folder / NAME, markdown(rows, names).encode())
     write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())  # last: all is there with it
+    for name in before - set(names):
+        for suffix in ("svg", "png"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     return rows
 
 
-def _drawn_before(folder: Path) -> list[str]:
+def _drawn_before(folder: Path, scenario: str) -> set[str]:
     """Names of the figures of an earlier report in a folder."""
     file = folder / NAME
-    return re.findall(r"\]\(([a-z0-9][a-z0-9.-]*)\.svg\)", file.read_text()) if file.exists() else []
+    return set(re.findall(rf"\]\(({scenario}-[a-z0-9.-]*)\.svg\)", file.read_text()) if file.exists() else ())
 
 
 def lost(folder: Path, failures: Sequence[Failure]) -> None:

@@ -47,7 +47,7 @@ class Spec:
     Raises
     ------
     UsageError
-        A shape does not fit the kind of output; bounds, steps or groups do not fit the inputs; one sentence says how.
+        A shape or the kind of output is none; bounds, steps or groups do not fit the inputs; one sentence says how.
     """
 
     input_shape: tuple[int, ...]
@@ -61,14 +61,10 @@ class Spec:
 
     def __post_init__(self) -> None:
         for name, shape in (("input_shape", self.input_shape), ("output_shape", self.output_shape)):
-            if not shape or min(shape) < 1:
-                raise UsageError(f"expected {name} with sizes of at least 1, got {shape}: a single number has (1,).")
+            if not isinstance(shape, tuple) or min(shape, default=1) < 1:
+                raise UsageError(f"expected {name} as a tuple of sizes of at least 1, got {shape}: (1,) is one number.")
         if self.output not in (kinds := get_args(OutputKind)):
             raise unknown("kind of output", self.output, kinds)
-        axes = {"probabilities": 1, "images": 3}.get(self.output, len(self.output_shape))
-        if len(self.output_shape) != axes:
-            wanted = "(classes,)" if axes == 1 else "(channels, height, width)"
-            raise UsageError(f"expected output_shape {wanted} for {self.output}, got {self.output_shape}: change it.")
         features = self.input_shape[0] if len(self.input_shape) == 1 else 0
         try:
             low, high = (_numbers(bound) for bound in (self.low, self.high))

@@ -15,7 +15,7 @@ from metav.fingerprint import Fingerprint
 from metav.spec import Model
 
 STEADY = 1e-3  # by how much of their range answers to the same query may differ
-ROUNDING = 1e-5  # and by how much of the largest of them: graphics cards and batches round
+ROUNDING, TINY = 1e-5, 1e-12  # and by how much of the largest of them, and at all: graphics cards and batches round
 ROUNDS = 5  # how often a suspect is asked in all whose answers change
 
 
@@ -87,7 +87,7 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
     if repeat:
         again = query(model, queries[:repeat])
         asked += len(queries[:repeat])
-        if _changed(usable(raw, len(queries)), usable(again, len(queries[:repeat]))):
+        if _changed(raw.double(), usable(again, len(queries[:repeat]))):
             rounds = [outputs, *(understood(query(model, queries))[0] for _ in range(ROUNDS - 1))]
             asked += (ROUNDS - 1) * len(queries)
             outputs = torch.stack(rounds).mean(0)
@@ -121,4 +121,4 @@ def _changed(first: Tensor, second: Tensor) -> bool:
     if first[: len(second)].shape != second.shape:
         return True
     apart = (first[: len(second)] - second).abs().max()
-    return bool(apart > STEADY * (first.max() - first.min()) + ROUNDING * first.abs().max())
+    return bool(apart > STEADY * (first.max() - first.min()) + ROUNDING * first.abs().max() + TINY)

@@ -84,13 +84,9 @@ def check(access: Access, spec: Spec) -> None:
 
 
 def named(suspect: str) -> str:
-    """What a suspect is called: a URL without a password, and without its query, where keys stand, but for a mark."""
-    if not online(suspect):
-        return suspect
-    bare = re.sub(r"://[^/?#]*@", "://", suspect)
-    if "?" not in suspect:
-        return bare
-    return f"{bare.split('?')[0]}#{hashlib.sha256(suspect.encode()).hexdigest()[:8]}"
+    """What a suspect is called: a URL without password and query, where keys stand now and then, but for a mark."""
+    bare = re.sub(r"^(\w+://)[^/?#]*@", r"\1", suspect).split("?")[0] if online(suspect) else suspect
+    return bare if bare == suspect else f"{bare}#{hashlib.sha256(suspect.encode()).hexdigest()[:8]}"
 
 
 def fingerprint_of(suspect: str, access: Access) -> str:

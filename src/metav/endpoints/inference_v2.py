@@ -52,15 +52,16 @@ class InferenceV2(Endpoint):
         answer = self.server.post(content, self._infer)
         try:
             outputs = {each["name"]: each for each in answer["outputs"]}
-            if self.output not in outputs if self.output else len(outputs) > 1:
+            names = [self.output] if self.output else list(outputs)
+            if len(names) > 1 or (outputs and names[0] not in outputs):
                 wanted = f"the output {self.output!r}" if self.output else "one output"
                 raise EndpointError(
                     f"expected {wanted} from {self.server.shown}, got {', '.join(outputs)}: choose with --output."
                 )
-            chosen = outputs[self.output] if self.output else next(iter(outputs.values()))
+            chosen = outputs[names[0]]
             flat = np.array(_flat(chosen["data"]), dtype=np.float64)  # null is NaN
             return torch.from_numpy(flat).reshape([int(size) for size in chosen["shape"]])
-        except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, StopIteration) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, IndexError) as error:
             raise self.server.misunderstood("outputs of the Open Inference Protocol v2", answer, NEXT) from error
 
     def close(self) -> None:

@@ -54,8 +54,8 @@ EARLIER = {  # and of all of before a date
     "fashion": (
         "2026-11-28",
         "These figures are of before 2026-11-28: three generators with 13 to 15 of 16 filters gone are no suspects "
-        "themselves, and until then their two tunings could be on both sides of a split; `cohort` is by the rule "
-        "before the present one.",
+        "themselves, and until then their two tunings could be on both sides of a split; `cohort`, where it is here, "
+        "is by the rule before the present one.",
     )
 }
 VERDICTS = "false_accusations", "missed"

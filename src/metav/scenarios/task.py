@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import CellType
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.quality import accuracy, error, likeness
-from metav.scenarios.task_checks import check_answers, check_figures, check_part
+from metav.scenarios.task_checks import check_answers, check_part
 from metav.scenarios.task_models import (
     PENALTY,
     Classifier,
@@ -37,6 +38,7 @@ from metav.suspects import Draft
 from metav.suspects.base import Resettable, layers, seeded
 from metav.training import Objective, Part, anneal, class_error, soften, squared_error
 
+FIXED = (bool, int, float, str, bytes, tuple, frozenset)
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
 SAME = "same"  # the target's architecture, from scratch
@@ -166,9 +168,6 @@ class Task:
             check_answers("the target", lambda: self._wrapped(self.target), self.test.x[:2], self.spec)
             for name, make in self.architectures.items():
                 check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:2], self.spec)
-            if self.quality is not None and self.merit is not None:
-                target = self._wrapped(self.target)
-                check_figures(self.quality(target, target, self.test), self.merit)
 
     def scenario(self, profile: Profile = "cpu") -> Scenario:
         """The task with all its suspects; for the profile `smoke` one epoch and few of each."""
@@ -291,26 +290,41 @@ class Task:
 
 
 def _source(code: Any) -> str:
-    """The source of a function or class, with what it was made with; its name where there is none.
+    """The source of a function, with the values that it was made with; of an object that of its class, with its own.
 
-    Global variables that a function reads are not in it.
+    Global variables that a function reads are not in it, nor what it holds besides numbers, words and code.
     """
     if isinstance(code, partial):
-        return f"{_source(code.func)} {code.args} {code.keywords}"
+        return f"{_source(code.func)} {_held(code.args)} {_held(code.keywords)}"
     if inspect.ismethod(code):
         return f"{_source(code.__func__)} {_source(code.__self__)}"
-    if inspect.isfunction(code) and (made := [code.__defaults__, code.__kwdefaults__, code.__closure__]) != [None] * 3:
-        return f"{_text(code)} {made[:2]} {dict(inspect.getclosurevars(code).nonlocals)}"
-    return _text(code)
+    if inspect.isfunction(code):
+        cells = [cell.cell_contents for cell in code.__closure__ or () if cell != CellType()]
+        return f"{_text(code)} {_held(code.__defaults__)} {_held(code.__kwdefaults__)} {_held(cells)}"
+    if inspect.isclass(code) or not hasattr(code, "__dict__"):
+        return _text(code)
+    settings = {name: value for name, value in vars(code).items() if isinstance(value, FIXED)}  # others may change
+    return f"{_text(type(code))} {_held(settings)}"
+
+
+def _held(value: Any) -> str:
+    """A value that says the same in each process."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_held, value))}]"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(_held, value)))}}}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(sorted(f'{_held(key)}: {_held(each)}' for key, each in value.items()))}}}"
+    if isinstance(value, FIXED) or value is None:
+        return repr(value)
+    return _text(value) if inspect.isroutine(value) or inspect.isclass(value) else type(value).__qualname__
 
 
 def _text(code: Any) -> str:
     try:
         return inspect.getsource(code)
-    except OSError:
-        return repr(getattr(code, "__qualname__", code))
-    except TypeError:  # an object
-        return f"{_source(type(code))} {vars(code) if hasattr(code, '__dict__') else ''}"
+    except (OSError, TypeError):
+        return str(getattr(code, "__qualname__", type(code).__qualname__))
 
 
 def _with_weights(model: nn.Module) -> Iterator[nn.Module]:

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from typing import SupportsFloat
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from metav.errors import UsageError
-from metav.scenarios.base import Merit
 from metav.scenarios.task_models import answered
 from metav.spec import Spec
 from metav.training import Part
-
-RESERVED = {  # names of figures that results and listings have of each suspect
-    *("scheme", "queries", "models", "left_out", "view", "repetition", "lineage", "family", "positive", "rate"),
-    *("threshold", "useful", "quality", "derived", "truly", "parameters", "seconds", "digest"),
-}
-
-
-def check_figures(figures: Mapping[str, float], merit: Merit) -> None:
-    """Refuse figures of quality that results could not hold."""
-    if not all(isinstance(value, SupportsFloat) and math.isfinite(value) for value in figures.values()):
-        raise UsageError(f"expected finite figures of quality of the target, got {figures}: correct quality.")
-    if merit.name not in figures:
-        raise UsageError(f"expected {merit.name!r} among the figures of quality, got {', '.join(figures)}: name merit.")
-    if taken := sorted(RESERVED & figures.keys()):
-        raise UsageError(
-            f"expected figures of quality with names of their own, got {', '.join(taken)}: results have another figure "
-            "of that name, rename yours."
-        )
 
 
 def check_part(name: str, part: Part, spec: Spec) -> None:
@@ -42,6 +21,10 @@ def check_part(name: str, part: Part, spec: Spec) -> None:
             raise UsageError(
                 f"expected a plain tensor {axis} in the part {name}, got {got}: use torch.from_numpy, or detach()."
             )
+    axes = {"probabilities": 1, "images": 3}.get(spec.output, max(1, len(spec.output_shape)))
+    if len(spec.output_shape) != axes:
+        meant = {"probabilities": "(classes,)", "images": "(channels, height, width)"}.get(spec.output, "(1,)")
+        raise UsageError(f"expected output_shape {meant} for {spec.output}, got {spec.output_shape}: change the spec.")
     shape = tuple(part.x.shape)
     if len(shape) < 1 or shape[0] < 2 or shape[1:] != spec.input_shape or part.x.dtype != torch.float32:
         raise UsageError(
