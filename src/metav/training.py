@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,20 @@ class Part:
 def direct(model: nn.Module, x: Tensor) -> Tensor:
     """Outputs of `model` on `x`."""
     return torch.as_tensor(model(x))
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A model that answers with probabilities, and is trained on what they are the softmax of."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (n, classes)."""
+
+
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (n, classes) of a `Classifier`."""
+    assert isinstance(model, Classifier)  # noqa: S101 (for the type checker)
+    return model.logits(x)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,20 +12,20 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.few_pixels import trimmed
 from metav.scenarios.quality import accuracy
 from metav.scenarios.skin_data import CLASSES, dermamnist, garments, located
-from metav.scenarios.skin_nets import Classifier, alexnet, densenet, resnet, small, squeezenet, vgg
+from metav.scenarios.skin_nets import alexnet, densenet, resnet, small, squeezenet, vgg
 from metav.scenarios.skin_open import outsiders
 from metav.scenarios.skin_open import suspects as strangers
 from metav.scenarios.skin_strange import STRANGE
 from metav.spec import Spec
 from metav.suspects.base import Draft
 from metav.suspects.changed_answers import Rounding, Top
-from metav.training import Objective, Part, class_error, fit, soften
+from metav.training import Objective, Part, class_error, fit, logits, soften
 
 SPLIT_SEED = 0
 TARGET_SEED = 0
@@ -167,12 +167,6 @@ def _fit(drafts: Sequence[Draft], parts: Mapping[str, Part], objective: Objectiv
         x = next(iter(parts.values())).x[:1]
         with trimmed(draft.model, x) if draft.training else nullcontext():
             fit([draft], parts, objective)
-
-
-def logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits (n, classes) of a scenario's model, which answers with probabilities."""
-    assert isinstance(model, Classifier)  # noqa: S101 (for the type checker: all architectures here are)
-    return model.logits(x)
 
 
 def _table_3(size: Size) -> Iterator[Suspect]:

@@ -27,7 +27,6 @@ from metav.scenarios.task_models import (
     PENALTY,
     Classifier,
     answers_with_logits,
-    logits,
     ready,
     with_discriminator,
 )
@@ -177,7 +176,7 @@ class Task:
         objective = Objective(
             loss=class_error if classes else squared_error,
             imitation=partial(soften, TEMPERATURE, SOFT) if classes else partial(anneal, squared_error),
-            outputs=logits if classes else training.direct,
+            outputs=training.logits if classes else training.direct,
             decay=True,
             labelled=partial(torch.argmax, dim=-1) if classes else torch.clone,
         )

@@ -36,12 +36,6 @@ class Classifier(nn.Module):
         return torch.softmax(self.logits(x), -1)
 
 
-def logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits (n, classes) of a `Classifier`."""
-    assert isinstance(model, Classifier)  # noqa: S101 (for the type checker: all of a task's classifiers are)
-    return model.logits(x)
-
-
 def ready(model: nn.Module | str | Path) -> nn.Module:
     """A model at hand: a module, or an ONNX file, which becomes one.
 
