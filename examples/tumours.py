@@ -4,9 +4,12 @@
     python tumours.py
     metav verify tumours.safetensors stolen.onnx
     metav verify tumours.safetensors stranger.onnx
+    metav verify tumours.safetensors twin.onnx
 
-Run in this folder. `python tumours.py` writes two suspects: stolen.onnx, a copy of the target with half of its weights
-gone, and stranger.onnx, which somebody else trained on other patients.
+Run in this folder. `python tumours.py` writes three suspects: stolen.onnx, a copy of the target with half of its
+weights gone; stranger.onnx, which somebody else trained on other patients; and twin.onnx, which somebody else trained
+on the same patients in the same way, from other weights. The twin is innocent, and accused: no model of the zoo is
+trained as the target is here (in full batches, where the task says batches of 32). See docs/own-model.md.
 """
 
 from __future__ import annotations
@@ -78,3 +81,4 @@ if __name__ == "__main__":
         weight[weight.abs() < weight.abs().median()] = 0
     export(stolen, "stolen.onnx", parts["test"].x)
     export(trained(parts["public"].x, parts["public"].y, seed=1), "stranger.onnx", parts["test"].x)
+    export(trained(parts["own"].x, parts["own"].y, seed=1), "twin.onnx", parts["test"].x)

@@ -217,7 +217,7 @@ def schemes_() -> int:
             name,
             ANSWERS[needs.suspect] + ("" if needs.per_query == 1 else f", {needs.per_query} N of them"),
             "gradients" if needs.gradients else "answers",
-            "independent models, teachers, thefts from target and teachers (--cohort)"
+            "independent models, teachers, thefts from target and teachers (a cohort)"
             if needs.cohort
             else ("stolen and independent models" if needs.suspects else "target, independent models")
             + (", snapshots (--snapshots)" if needs.snapshots else ""),
