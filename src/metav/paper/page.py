@@ -42,11 +42,8 @@ NOTES = {  # what a reader of these figures has to know
     "docs/warfarin.md has what other recipes show.",
     ("warfarin", "cohort"): "The tests and the level of `cohort` were chosen with the first three of these splits in "
     "view: docs/cohort.md has other targets.",
-    (
-        "fashion",
-        "cohort",
-    ): "A kind of theft, filters pruned by 67 % (now 66 %), was added to the cohort after these suspects had "
-    "been looked at: docs/fashion.md has what it was before, docs/cohort.md another target.",
+    ("fashion", "cohort"): "A kind of theft, filters pruned by 67 % (now 66 %), was added to the cohort after these "
+    "suspects had been looked at: docs/fashion.md has what it was before, docs/cohort.md another target.",
     ("skin", "metav"): "The literal `metav` starts from noise, which shows a classifier of lesions nothing that it "
     "knows; its variant starts from public lesions: docs/skin.md has what each recognises.",
     ("skin", "cohort"): "Four kinds of theft, weights pruned by 93 %, filters by 66 and 84 %, and filters by 67 % with "
