@@ -177,6 +177,12 @@ def test_what_is_harder_is_what_the_committed_results_say():
     rows = json.loads((ROOT / "results" / "warfarin-unseen-obfuscation" / "results.json").read_text())
     missed = [row["missed"]["mean"] for row in rows if row["left_out"] == "Distillation"]
     assert "misses {:.1f} on average, the variant {:.1f}".format(*missed) in " ".join(text.split())
+    rows = json.loads((ROOT / "results" / "skin-unseen-obfuscation" / "results.json").read_text())
+    missed, seen = ([row[key]["mean"] for row in rows] for key in ("missed", "auc"))
+    assert rows[1]["scheme"] == "cohort"
+    assert (missed[1], rows[1]["false_accusations"]["mean"]) == (0, 0)
+    assert f"ARUC {rows[1]['aruc']['mean']:.3f}, AUC {seen[1]:.3f}" in text
+    assert f"misses {missed[0]:.1f} of the {rows[0]['positives']}, AUC {cell(rows[0]['auc'])}" in text
     rows = json.loads((ROOT / "results" / "skin-api" / "results.json").read_text())
     found = {(row["scheme"].split("(")[0], row["view"]): f"{row['aruc']['mean']:.3f}" for row in rows}
     assert f"ARUC {found['metav', 'label']}, with all of the answer {found['metav', None]}" in " ".join(text.split())
