@@ -30,10 +30,7 @@ _TITLES = {
 _BY_USE = {
     ("useful", "positives"): "of the derived, useful: they lost at most a tenth of the target's quality",
     ("useful", "auc"): "AUC, useful alone (repetitions that have any)",
-    (
-        "useful",
-        "robustness_at_full_uniqueness",
-    ): "robustness at 100 % uniqueness, useful alone (as AUC)",
+    ("useful", "robustness_at_full_uniqueness"): "robustness at 100 % uniqueness, useful alone (as AUC)",
     ("spoilt", "positives"): "of the derived, spoilt: they lost more",
     ("spoilt", "recognised"): "share of the spoilt that is recognised (repetitions that have any)",
 }
