@@ -303,6 +303,10 @@ def test_an_api_may_want_inputs_in_another_box_and_channels_last():
             endpoint.query(torch.ones(2, 3, 8, 6))
     assert seen[0].shape == (2, 8, 6, 3)
     assert (seen[0] == 255).all()
+    said = ("inputs between 0 and 255, as --box says", "inputs with their channels last, as --channels-last says")
+    assert access.remarks() == said
+    with pytest.raises(UsageError, match=r"inputs are images, got one with inputs of shape \(6,\): leave it out"):
+        connect("", tiny.TABLES, access, ledger=lambda: None)
 
 
 def test_another_order_of_classes_is_put_right():

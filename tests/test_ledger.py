@@ -102,15 +102,16 @@ def test_a_ledger_keeps_answers_as_they_came_so_that_a_better_reading_needs_no_n
         url = f"{server.url}/v2/models/m"
         wrong = judge(made, url, Access(), tmp_path / "ledger.jsonl").rate
         asked = sum(server.delivered.values())
-        right = judge(made, url, Access(classes=(1, 2, 0)), tmp_path / "ledger.jsonl").rate
+        right = judge(made, url, Access(classes=(1, 2, 0)), tmp_path / "ledger.jsonl")
         assert sum(server.delivered.values()) == asked
         for other in (f"{url}?model=b", f"{server.url}/invocations"):
             with pytest.raises(SettingsError):
                 judge(made, other, Access(), tmp_path / "ledger.jsonl")
         with pytest.raises(SettingsError, match="expected answers to the same requests"):
             judge(made, url, Access(box=(0, 1)), tmp_path / "ledger.jsonl")
-    assert right == pytest.approx(verify(made, tiny.tables().target).rate, abs=1e-5)
-    assert right != pytest.approx(wrong, abs=1e-5)
+    assert right.remarks == ("classes at the places 1 2 0, as --classes says",)
+    assert right.rate == pytest.approx(verify(made, tiny.tables().target).rate, abs=1e-5)
+    assert right.rate != pytest.approx(wrong, abs=1e-5)
 
 
 def test_single_queries_are_each_on_disk_before_the_next(made, tmp_path):

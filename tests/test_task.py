@@ -523,10 +523,13 @@ def test_what_does_not_fit_together_is_said(changes, words):
         ("tumours:nothing", "has no attribute 'nothing'"),
         ("tumours:FEATURES", "expected a metav.Task at 'tumours:FEATURES', got int"),
         ("tumour", "expected a scenario among"),
+        ("tumours", "got 'tumours': write tumours:task, with the name of your Task after the colon"),
+        ("tumours.py", "got 'tumours.py': write tumours:task"),
     ],
 )
 def test_a_task_that_is_not_there_is_wrong_usage(name, words, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.chdir(EXAMPLES)
     with pytest.raises(UsageError, match=words):
         scenarios.load(name)
 

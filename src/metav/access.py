@@ -77,3 +77,14 @@ class Access:
             raise UsageError(
                 f"expected --box LOW HIGH, finite, with LOW below HIGH, got {self.box}: give other numbers."
             )
+
+    def remarks(self) -> tuple[str, ...]:
+        """What was said of the suspect that changes what it is asked, or how its answers are read."""
+        said = []
+        if self.box is not None:
+            said.append(f"inputs between {self.box[0]:g} and {self.box[1]:g}, as --box says")
+        if self.channels_last:
+            said.append("inputs with their channels last, as --channels-last says")
+        if self.classes:
+            said.append(f"classes at the places {' '.join(map(str, self.classes))}, as --classes says")
+        return tuple(said)

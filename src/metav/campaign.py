@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import SEEK_END, StringIO
 from itertools import islice
 from pathlib import Path
@@ -99,7 +99,8 @@ def judge(
 
         endpoint = connect(suspect, fingerprint.spec, access, None if ledger is None else book, paces)
         stack.enter_context(closing(endpoint))
-        return verify(fingerprint, endpoint, repeat=REPEAT)
+        verdict = verify(fingerprint, endpoint, repeat=REPEAT)
+        return replace(verdict, remarks=(*verdict.remarks, *access.remarks()))
 
 
 def judge_all(

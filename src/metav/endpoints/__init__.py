@@ -71,11 +71,16 @@ def connect(
 
 
 def check(access: Access, spec: Spec) -> None:
-    """Refuse what does not fit any suspect: wrong headers, or an order of classes for another task."""
+    """Refuse what does not fit any suspect: wrong headers, an order of classes or of axes for another task."""
     if access.classes and (spec.output != "probabilities" or len(access.classes) != spec.output_shape[0]):
         raise UsageError(
             f"expected --classes for a target that tells {len(access.classes)} classes apart, got one with "
             f"{spec.output} of shape {spec.output_shape}: give one place for each of its classes."
+        )
+    if access.channels_last and len(spec.input_shape) != 3:
+        raise UsageError(
+            f"expected --channels-last for a target whose inputs are images, got one with inputs of shape "
+            f"{spec.input_shape}: leave it out."
         )
     if access.header:
         from metav.endpoints.http import secrets

@@ -41,6 +41,12 @@ def load(name: str, profile: str = "cpu") -> Scenario:
         There is no such scenario, task or profile, or the module of the task fails.
     """
     if name not in SCENARIOS and ":" not in name:
+        module = name.removesuffix(".py")
+        if Path(f"{module.replace('.', '/')}.py").is_file():
+            raise UsageError(
+                f"expected package.module:task, got {name!r}: write {module}:task, with the name of your Task after "
+                "the colon."
+            )
         raise unknown("scenario", name, (*SCENARIOS, "your own package.module:task"))
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
