@@ -457,8 +457,8 @@ def test_a_task_leaves_its_target_as_it_is():
 @pytest.mark.parametrize(
     ("figures", "words"),
     [
-        ({"acc": 0.9}, "expected accuracy among the figures of quality, and none called .*, got acc: rename"),
-        ({"accuracy": 0.9, "seconds": 1.0}, "none called scheme, .*seconds, digest, got accuracy, seconds"),
+        ({"acc": 0.9}, "expected accuracy among the figures of quality, got acc: rename one of them, or merit"),
+        ({"accuracy": 0.9, "seconds": 1.0}, "names of their own, got seconds, which results have too: rename it"),
         ({"accuracy": math.nan}, "expected finite figures of quality of target"),
         ({"accuracy": "high"}, "expected to train target, got ValueError"),
     ],

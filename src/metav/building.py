@@ -97,10 +97,14 @@ def _checkpoint(zoo: ZooFiles, lineage: str, together: str) -> Checkpoint:
 def _save(zoo: ZooFiles, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:
     scenario = zoo.scenario
     quality = {k: float(v) for k, v in scenario.quality(model, target, scenario.parts["test"]).items()}
-    if scenario.merit.name not in quality or quality.keys() & RESERVED:
+    if scenario.merit.name not in quality:
         raise MetavError(
-            f"expected {scenario.merit.name} among the figures of quality, and none called {', '.join(RESERVED)}, got "
-            f"{', '.join(quality)}: rename them, or merit."
+            f"expected {scenario.merit.name} among the figures of quality, got {', '.join(quality)}: rename one of "
+            "them, or merit."
+        )
+    if taken := sorted(quality.keys() & set(RESERVED)):
+        raise MetavError(
+            f"expected figures of quality with names of their own, got {taken[0]}, which results have too: rename it."
         )
     if not all(map(math.isfinite, quality.values())):
         raise MetavError(
