@@ -1,6 +1,6 @@
 """What the cohort reaches on Warfarin where thieves' students learn from the target's answers alone.
 
-    python benchmarks/plain_students.py [--repeats 5] [--jobs 2]
+    python benchmarks/plain_students.py [--schemes metav cohort] [--repeats 5] [--jobs 2]
 
 The students of Table 3 learn by teacher annealing: they end with true labels. Here those of the table learn from
 answers alone (`extract` instead of `distill`), as long and by the same recipe; all else, the cohort too, is as it was.
@@ -24,6 +24,7 @@ SHOWN = ("aruc", "auc", "robustness_at_full_uniqueness")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--schemes", nargs="+", default=["metav", "cohort"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
@@ -39,7 +40,7 @@ def main() -> None:
             for protocol, left_out in (("paper", None), ("unseen-obfuscation", ["Distillation"])):
                 cells = benchmark.run(
                     zoo,
-                    ["metav", "cohort"],
+                    options.schemes,
                     repeats=options.repeats,
                     protocol=protocol,
                     left_out=left_out,
