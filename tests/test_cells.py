@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import pandas as pd
 import pytest
 
-from metav import benchmark, building, cells, schemes
+from metav import benchmark, building, cells, report, schemes
 from metav.cells import Cell, CellResult, Score
 from metav.cli import main
 from metav.errors import MetavError, StorageError
@@ -270,3 +270,8 @@ def test_a_name_depends_on_what_cohort_and_open_world_are_for(warfarin, tmp_path
 def test_a_run_whose_code_has_changed_says_so(smoke_zoo):
     found = benchmark._run_and_keep(smoke_zoo, "other", (CELL, cells.paths(smoke_zoo, [CELL])[CELL]))
     assert found.error == "expected the code that the run began with, got changed files: start it again."
+
+
+def test_figures_are_known_again_by_their_files_names(tmp_path):
+    (tmp_path / report.NAME).write_text("![Rates](mine-2-metav.svg) ![Rates](other-metav.svg)")
+    assert report._drawn_before(tmp_path, "Mine_2") == {"mine-2-metav"}

@@ -503,3 +503,29 @@ def test_a_suspect_is_called_without_password_and_query():
     assert named("http://host/a/http://b@c/m") == "http://host/a/http://b@c/m"
     assert named("HTTPS://me:pw@host/m?key=abc").startswith("HTTPS://host/m#")
     assert named("a@b.onnx") == "a@b.onnx"
+
+
+@pytest.mark.parametrize(("kind", "sent"), [("FP64", "FP64"), ("FP16", "FP16"), ("INT64", "FP32")])
+def test_a_server_gets_the_floats_that_it_asks_for(httpserver, kind, sent):
+    facts = {"name": "m", "inputs": [{"name": "x", "datatype": kind, "shape": [-1, 6]}]}
+    httpserver.expect_request("/v2/models/m").respond_with_json(facts)
+    output = {"name": "out", "shape": [1, 1], "data": [1]}
+    httpserver.expect_request("/v2/models/m/infer").respond_with_json({"outputs": [output]})
+    with closing(connect(httpserver.url_for("/v2/models/m"), tiny.TABLES)) as endpoint:
+        endpoint.query(torch.rand(1, 6))
+    (asked,) = [request for request, _ in httpserver.log if request.path.endswith("/infer")]
+    assert [(each["name"], each["datatype"]) for each in asked.get_json()["inputs"]] == [("x", sent)]
+
+
+def test_a_file_of_other_inputs_is_told_with_what_it_takes(tmp_path):
+    kinds = onnx.TensorProto
+    bytes_ = graph(tmp_path / "b.onnx", "Identity", None, (kinds.UINT8, kinds.UINT8))
+    with pytest.raises(UsageError, match=r"expected one input of floats in .*b\.onnx', got x \(tensor\(uint8\)\)"):
+        connect(bytes_, tiny.TABLES)
+    values = [onnx.helper.make_tensor_value_info(name, kinds.FLOAT, [None, 6]) for name in "abcd"]
+    nodes = [onnx.helper.make_node("Add", ["a", "b"], ["c"]), onnx.helper.make_node("Neg", ["c"], ["d"])]
+    made = onnx.helper.make_graph(nodes, "g", values[:2], values[2:])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(made, ir_version=9, opset_imports=opset), tmp_path / "two.onnx")
+    with pytest.raises(UsageError, match=r"got a \(tensor\(float\)\), b \(tensor\(float\)\): it takes something else"):
+        connect(str(tmp_path / "two.onnx"), tiny.TABLES, Access(output="c"))

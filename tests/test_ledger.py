@@ -18,7 +18,7 @@ from metav.access import Access
 from metav.campaign import judge
 from metav.endpoints import Local
 from metav.endpoints.ledger import Ledger, Recorded
-from metav.errors import EndpointError, IntegrityError, SettingsError, StorageError
+from metav.errors import EndpointError, IntegrityError, SettingsError, StorageError, SuspectError
 from metav.schemes import get
 from metav.verification import verify
 from misbehaving import serving
@@ -166,3 +166,12 @@ def test_killed_again_and_again_a_campaign_loses_nothing_that_it_was_given(made,
         assert f"{verify(made, target).rate:.4f}" in text
         # one answer may be on its way when a process dies; all that had arrived are not asked for again
         assert 33 <= sum(server.delivered.values()) <= 33 + kills
+
+
+def test_what_cannot_be_judged_is_told_with_the_ledger_that_keeps_it(made, tmp_path):
+    with serving(lambda x: tiny.tables().target(x)[:, :2]) as server:
+        for _ in range(2):
+            with pytest.raises(
+                SuspectError, match=r"Its answers are kept in '.*kept\.jsonl': delete it to ask again\."
+            ):
+                judge(made, f"{server.url}/v2/models/m", Access(), tmp_path / "kept.jsonl")

@@ -226,3 +226,16 @@ def test_examples_that_a_form_would_reject():
         UsageError, match=r"rows that fit spec\.steps and spec\.one_hot in the part public, got 1 of 20 .* row 4"
     ):
         Task(name="form", target=tiny.of_tables(0).net, spec=FORM, **parts)
+
+
+def test_shapes_are_plain_numbers_whatever_they_came_as():
+    spec = Spec(input_shape=(np.int64(3),), output_shape=(np.int32(2),), low=0.0, high=1.0, output="probabilities")
+    assert storage.canonical_json([spec.input_shape, spec.output_shape]) == storage.canonical_json([[3], [2]])
+    with pytest.raises(UsageError, match=r"expected output_shape as a tuple of sizes of at least 1, got \(2\.5,\)"):
+        replace(spec, output_shape=(2.5,))
+
+
+def test_a_wide_box_hides_no_value_that_is_off_its_steps():
+    spec = Spec(input_shape=(2,), output_shape=(1,), low=0.0, high=(1e6, 1.0), steps=(1.0, 1.0), output="regression")
+    rows = torch.tensor([[999_999.0, 1.0], [0.5, 1.0], [7.0, 1.0]])
+    assert spec.valid(rows).tolist() == [True, False, True]

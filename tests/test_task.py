@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from metav import Fingerprint, Part, Spec, Task, benchmark, protocols, scenarios, verify
 from metav.cli import main
 from metav.errors import MetavError, StorageError, UsageError
 from metav.scenarios.base import Merit
 from metav.scenarios.quality import accuracy
+from metav.scenarios.task_cohort import filter_ratio
 from metav.scenarios.task_models import ready
 from metav.storage import digest
 from metav.zoo import Zoo
@@ -65,6 +67,34 @@ class InPlace(nn.Module):
 
     def forward(self, x):
         return self.layers(x.sub_(0.5).div_(0.25))
+
+
+class ToDouble(nn.Module):
+    """What a scaler's numpy arrays make of answers."""
+
+    def forward(self, x):
+        return x.double()
+
+
+class Tied(nn.Module):
+    """Two layers that share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.last(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+class Grid(nn.Linear):
+    """A layer whose new weights are computed from values."""
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.weight.copy_(torch.linspace(-1, 1, self.weight.numel()).view_as(self.weight))
+            self.bias.zero_()
 
 
 def network(hidden: int = 8) -> nn.Module:
@@ -226,7 +256,7 @@ def test_an_onnx_file_of_convolutions_is_taken(opset, tmp_path):
     ("negative", "words"),
     [
         (nn.Linear(4, 2), "from the negative stranger, got RuntimeError"),
-        (nn.Linear(3, 5), r"from the negative stranger, got shape \(2, 5\)"),
+        (nn.Linear(3, 5), r"from the negative stranger, got torch.float32 of shape \(2, 5\)"),
         (nn.LSTM(3, 2), "from the negative stranger, got tuple"),
     ],
 )
@@ -293,9 +323,9 @@ def test_a_negative_that_is_no_onnx_file(tmp_path):
 
 
 def test_another_target_is_another_zoo():
-    assert task().scenario().settings() == task().scenario().settings()
+    assert task().scenario().settings == task().scenario().settings
     torch.manual_seed(1)
-    assert task(target=network()).scenario().settings() != task().scenario().settings()
+    assert task(target=network()).scenario().settings != task().scenario().settings
 
 
 def test_a_task_with_teachers_has_a_cohort(tmp_path):
@@ -423,21 +453,21 @@ def test_other_architectures_training_or_answers_are_another_zoo():
         {**one, "negatives": {"stranger": network()}},
     ]
     there, elsewhere = ({**one, "fit": partial(fit_once, more=object())} for _ in range(2))  # at two addresses
-    assert task(**there).scenario().settings() == task(**elsewhere).scenario().settings()
+    assert task(**there).scenario().settings == task(**elsewhere).scenario().settings
     tanh = bent()
     tanh.load_state_dict(variants[-1]["negatives"]["stranger"].state_dict())
     variants.append({**one, "negatives": {"stranger": tanh}})
-    assert task(**one).scenario().settings() == task(**one).scenario().settings()
-    methods = [task(**each).scenario().settings()["method"] for each in variants]
+    assert task(**one).scenario().settings == task(**one).scenario().settings
+    methods = [task(**each).scenario().settings["method"] for each in variants]
     assert len(set(methods)) == len(methods)
 
 
 def test_a_task_is_the_same_in_each_process_and_after_a_training():
     trainer = Trainer(1)
-    before = task(fit=trainer.fit).scenario().settings()
+    before = task(fit=trainer.fit).scenario().settings
     trainer.losses = [0.3]
-    assert task(fit=trainer.fit).scenario().settings() == before
-    told = "import test_task as t; print(t.task(fit=t.fit_with({'conv', 'norm', 'head'})).scenario().settings())"
+    assert task(fit=trainer.fit).scenario().settings == before
+    told = "import test_task as t; print(t.task(fit=t.fit_with({'conv', 'norm', 'head'})).scenario().settings)"
     settings = set()
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)}
@@ -486,7 +516,18 @@ def test_figures_of_quality_that_do_not_fit_are_said_before_anything_is_trained(
             r"answers of shape \(2, 2\) from the architecture net, got RuntimeError .mat1",
         ),
         ({"architectures": {"net": lambda: 1 / 0}}, "from the architecture net, got ZeroDivisionError"),
-        ({"target": nn.Linear(3, 5)}, r"answers of shape \(2, 2\) from the target, got shape \(2, 5\)"),
+        (
+            {"target": nn.Linear(3, 5)},
+            r"answers of shape \(2, 2\) from the target, got torch.float32 of shape \(2, 5\)",
+        ),
+        (
+            {"target": nn.Sequential(network(), ToDouble())},
+            r"float32 answers of shape \(2, 2\) from the target, got torch.float64 of shape \(2, 2\)",
+        ),
+        (
+            {"target": nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 8)), nn.ReLU(), nn.Linear(8, 2))},
+            "a target whose layers own their weights, got one whose layer '0' computes them",
+        ),
         (SMALL, "at least 8 x 8 pixels for a discriminator, got .2, 1, 1."),
         ({"quality": lambda *_: {}}, "expected quality and merit"),
         ({"spec": replace(SPEC, output_shape=(2, 2))}, r"output_shape \(classes,\) for probabilities, got \(2, 2\)"),
@@ -572,3 +613,72 @@ def test_a_ready_negative_is_no_architecture_to_leave_out():
 def test_a_negative_and_an_architecture_have_names_of_their_own():
     with pytest.raises(UsageError, match=r"^expected other names for negatives .*, got 'net' for both: rename one\.$"):
         task(architectures={"net": lambda: network(16)}, negatives={"net": network()})
+
+
+def test_layers_that_share_a_weight_share_it_in_every_suspect(tmp_path):
+    zoo = Zoo(task(target=Tied()).scenario("smoke"), tmp_path)
+    zoo.build(jobs=1)
+    tuned = next(each for each in zoo.lineages() if each.startswith("target>ftal("))
+    for lineage in ("target", tuned):
+        model = zoo.load(lineage)
+        assert model.get_parameter("net.first.weight") is model.get_parameter("net.second.weight")
+        assert zoo.record(lineage).parameters == sum(each.numel() for each in Tied().parameters())
+
+
+def test_the_targets_architecture_may_compute_its_new_weights():
+    make = task(target=nn.Sequential(Grid(3, 8), nn.ReLU(), nn.Linear(8, 2))).scenario("smoke").make("same")
+    with torch.device("meta"):
+        assert not next(make().parameters()).is_meta
+
+
+def regression(folder: Path, *axes: int) -> Zoo:
+    """A small zoo with a cohort, of models that answer with two numbers in an array of these axes."""
+    found = [part(seed=seed, doses=True) for seed in range(3)]
+    parts = {
+        name: Part(x=each.x, y=each.y.view(-1, *axes))
+        for name, each in zip(("own", "public", "test"), found, strict=True)
+    }
+    torch.manual_seed(0)
+    target = nn.Sequential(network(), nn.Unflatten(1, axes))
+    spec = replace(SPEC, output="regression", output_shape=axes)
+    zoo = Zoo(task(spec=spec, target=target, teachers=5, **parts).scenario("smoke"), folder, cohort=True)
+    zoo.build(jobs=1)
+    return zoo
+
+
+def test_a_regression_may_have_several_axes(tmp_path):
+    flat, deep = regression(tmp_path / "flat", 2), regression(tmp_path / "deep", 2, 1)
+    x = part().x
+    for lineage in flat.lineages():
+        assert torch.allclose(flat.load(lineage)(x), deep.load(lineage)(x)[..., 0], atol=1e-4), lineage
+    rates = []
+    for zoo in (flat, deep):
+        made = benchmark.construct(zoo, "cohort(level=0.2,real=10,pool=10)", zoo.scenario.suspects, queries=4, seed=0)
+        rates.append(verify(made, zoo.load("target")).rate)
+    assert rates[0] == pytest.approx(rates[1], abs=1e-2)
+
+
+@pytest.mark.parametrize(("filters", "ratio"), [(64, 0.3), (8, 0.6), (2, None)])
+def test_a_cohort_prunes_other_filters_than_the_suspects(filters, ratio):
+    target = nn.Sequential(nn.Conv2d(3, filters, 3), nn.Flatten(), nn.Linear(filters, 2))
+    assert filter_ratio(target, (0.125, 0.25, 0.375, 0.5)) == ratio
+
+
+def test_a_module_that_gives_other_data_in_each_process_is_refused(command, tmp_path):
+    (tmp_path / "unseeded.py").write_text(
+        "import torch\nfrom torch import nn\nfrom metav import Part, Spec, Task\n"
+        "def part():\n    x = 2 * torch.rand(40, 3, generator=torch.Generator().manual_seed(seed)) - 1\n"
+        "    return Part(x=x, y=(x[:, 0] > 0).long())\n"
+        "seed = torch.Generator().seed() % 2**31\n"
+        "spec = Spec(input_shape=(3,), output_shape=(2,), low=-1.0, high=1.0, output='probabilities')\n"
+        "task = Task(name='unseeded', target=nn.Linear(3, 2), spec=spec, own=part(), public=part(), test=part())\n"
+    )
+    said = " ".join(command("zoo", "build", "unseeded:task", "--profile", "smoke", code=1).split())
+    assert "expected the same data of unseeded:task in each process, got " in said
+    assert len(list((tmp_path / "home").rglob("*.safetensors"))) == 1  # the target, which this process took
+
+
+def test_a_protocol_that_can_leave_nothing_out_says_so():
+    made = task(independents=0, negatives={"other": network()}).scenario()
+    with pytest.raises(UsageError, match="suspects that unseen-architecture can leave out, got none in mine"):
+        protocols.what_is_left_out(made, "unseen-architecture")

@@ -333,6 +333,7 @@ def _run_and_keep(zoo: Zoo, code: str, wanted: tuple[Cell, Kept]) -> CellResult 
     try:
         if code != cells.CODE:
             raise MetavError("expected the code that the run began with, got changed files: start it again.")
+        zoo.check_process()
         found = run_cell(zoo, cell, kept.fingerprint)
     except Exception as error:
         return cells.failed(cell, error)

@@ -30,8 +30,9 @@ def build_group(zoo: ZooFiles, group: Sequence[str]) -> None:
     Raises
     ------
     MetavError
-        A model could not be trained or judged.
+        A model could not be trained or judged, or a task's module gives something else in this process.
     """
+    zoo.check_process()
     try:
         _train(zoo, group)
     except MetavError:

@@ -20,7 +20,7 @@ from metav.access import Access
 from metav.endpoints import check, connect, fingerprint_of, named, shaping
 from metav.endpoints.ledger import Ledger
 from metav.endpoints.wrappers import Pace
-from metav.errors import EndpointError, MetavError, SettingsError, StorageError, UsageError
+from metav.errors import EndpointError, MetavError, SettingsError, StorageError, SuspectError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.storage import canonical_json
 from metav.verification import Verdict, verify
@@ -99,7 +99,12 @@ def judge(
 
         endpoint = connect(suspect, fingerprint.spec, access, None if ledger is None else book, paces)
         stack.enter_context(closing(endpoint))
-        verdict = verify(fingerprint, endpoint, repeat=REPEAT)
+        try:
+            verdict = verify(fingerprint, endpoint, repeat=REPEAT)
+        except SuspectError as error:
+            if ledger is None:
+                raise
+            raise SuspectError(f"{error} Its answers are kept in {str(ledger)!r}: delete it to ask again.") from error
         return replace(verdict, remarks=(*verdict.remarks, *access.remarks()))
 
 

@@ -115,6 +115,10 @@ def what_is_left_out(scenario: Scenario, protocol: Protocol, only: Sequence[str]
         found = [each.made_anew for each in lineages if not isinstance(each.step, Ready)]  # which are of no known kind
     else:
         found = [""]
+    if not found:
+        raise UsageError(
+            f"expected suspects that {protocol} can leave out, got none in {scenario.name}: choose another protocol."
+        )
     if only is not None and found == [""]:
         raise UsageError(
             f"expected a protocol that leaves something out, got {protocol}: leave out --left-out, or "

@@ -67,8 +67,8 @@ def write(
 
 def _drawn_before(folder: Path, scenario: str) -> set[str]:
     """Names of the figures of an earlier report in a folder."""
-    file = folder / NAME
-    return set(re.findall(rf"\]\(({scenario}-[a-z0-9.-]*)\.svg\)", file.read_text()) if file.exists() else ())
+    file, name = folder / NAME, re.escape(slug(scenario))
+    return set(re.findall(rf"\]\(({name}-[a-z0-9.-]*)\.svg\)", file.read_text()) if file.exists() else ())
 
 
 def lost(folder: Path, failures: Sequence[Failure]) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Integral
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -61,7 +62,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         for name, shape in (("input_shape", self.input_shape), ("output_shape", self.output_shape)):
-            if not isinstance(shape, tuple) or min(shape, default=1) < 1:
+            if not isinstance(shape, tuple) or not all(isinstance(each, Integral) and each >= 1 for each in shape):
                 raise UsageError(f"expected {name} as a tuple of sizes of at least 1, got {shape}: (1,) is one number.")
         if self.output not in (kinds := get_args(OutputKind)):
             raise unknown("kind of output", self.output, kinds)
@@ -75,7 +76,8 @@ class Spec:
                 f"expected numbers in low and high, a tuple of them in steps, and tuples of features in one_hot, got "
                 f"others ({error}): one_hot=((3, 4, 5),) is one group."
             ) from error
-        for name, value in (("low", low), ("high", high), ("steps", steps), ("one_hot", groups)):
+        shapes = {name: tuple(map(int, getattr(self, name))) for name in ("input_shape", "output_shape")}
+        for name, value in {**shapes, "low": low, "high": high, "steps": steps, "one_hot": groups}.items():
             object.__setattr__(self, name, value)  # plain numbers, whatever they came as: they are saved as JSON
         for name, values in (("low", low), ("high", high), ("steps", steps or 0.0)):
             if isinstance(values, tuple) and len(values) != features:
@@ -155,7 +157,11 @@ class Spec:
     def valid(self, x: Tensor) -> Tensor:
         """Which of the inputs `x` (n, *input_shape) a form accepts, (n,), to rounding; none with NaN."""
         low, high = self.bounds()
-        on = (x - self.nearest(x)).abs() <= 10 * ROUNDING * (high - low)
+        slack = (10 * ROUNDING * (high - low)).expand(self.input_shape)
+        if self.steps:  # of a wide box float32 may round by more than ROUNDING of a step, but not by half of it
+            step = torch.tensor(self.steps)
+            slack = torch.where(step > 0, slack.minimum(step / 4), slack)
+        on = (x - self.nearest(x)).abs() <= slack
         return on.flatten(1).all(1)
 
     def _widths(self) -> list[float]:

@@ -283,7 +283,8 @@ def _descend(
                     errors = objective.imitation(outputs, answers, labels, progress)
                 if objective.decay:  # the middle of the step: neither the first nor the last has a rate of 0
                     optimiser.lr = training.lr * slanted(progress + 0.5 / len(batches[0]) / training.epochs)
-                optimiser.step(torch.autograd.grad(errors.mean(-1).sum(), optimiser.parameters))
+                error = errors.flatten(examples).mean(-1).sum()
+                optimiser.step(torch.autograd.grad(error, optimiser.parameters))
                 with torch.no_grad():
                     for name, mask in masks.items():
                         learnt[name] *= mask

@@ -44,6 +44,14 @@ class Record:
         return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()
 
 
+def _tied(model: nn.Module) -> list[list[str]]:
+    """Names of parameters that are one, as where two layers share a weight."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [each for each in names.values() if len(each) > 1]
+
+
 class ZooFiles:
     """The suspects of `scenario` in `folder` (by default below the cache folder).
 
@@ -75,7 +83,7 @@ class ZooFiles:
         parts = {"--snapshots": self.fractions, "--cohort": self.cohort, "--open-world": self.strangers}
         words += [flag for flag, part in parts.items() if part]
         self.command = " ".join(words)
-        self.settings = {"format": str(FORMAT), **scenario.settings()}
+        self.settings = {"format": str(FORMAT), **scenario.settings}
 
     @cached_property
     def _table(self) -> frozenset[str]:
@@ -142,6 +150,22 @@ class ZooFiles:
 
     def _mend(self, name: str) -> str:
         return f"delete {name} there and run {self.command} again."
+
+    def check_process(self) -> None:
+        """Compare the scenario with the settings, in a process that has read a task's module again.
+
+        Raises
+        ------
+        SettingsError
+            The module gave something else than in the process that opened the zoo.
+        """
+        for name, value in self.scenario.settings.items():
+            if value != self.settings[name]:
+                raise SettingsError(
+                    f"expected the same {name} of {self.scenario.called or self.scenario.name} in each process, got "
+                    f"{self.settings[name]!r} and {value!r}: seed what its module draws, or load it from a file, and "
+                    "do not change it meanwhile."
+                )
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -230,7 +254,12 @@ class ZooFiles:
             )
         with torch.device("meta"):  # shapes alone: the file's pages, mapped into memory, are the weights
             model = self._shell(self.scenario.lineage(lineage))
+        tied = _tied(model)
         model.load_state_dict(tensors, assign=True)
+        for first, *others in tied:
+            for name in others:
+                module, _, own = name.rpartition(".")
+                setattr(model.get_submodule(module), own, model.get_parameter(first))
         return model.eval().requires_grad_(False)
 
     def _shell(self, lineage: Lineage) -> nn.Module:

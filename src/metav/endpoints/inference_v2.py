@@ -16,6 +16,7 @@ from metav.endpoints.base import Endpoint
 from metav.endpoints.http import Server, split
 from metav.errors import EndpointError
 
+FLOAT, FLOATS = "FP32", ("FP16", "FP32", "FP64")  # types of inputs
 NEXT = "check that the URL ends with /v2/models/NAME"
 
 
@@ -38,13 +39,14 @@ class InferenceV2(Endpoint):
 
     def query(self, batch: Tensor) -> Tensor:
         """Answers (n, ...) of the output, in the shape that the server names."""
+        name, kind = self._input()
         values = batch.detach().to("cpu", torch.float32).contiguous()
         content = {
             "inputs": [
                 {
-                    "name": self._input(),
+                    "name": name,
                     "shape": list(values.shape),
-                    "datatype": "FP32",
+                    "datatype": kind,
                     "data": values.flatten().numpy(),
                 }
             ]
@@ -75,21 +77,22 @@ class InferenceV2(Endpoint):
         named = {key: str(known[key]) for key in ("name", "platform") if known.get(key)}
         return {"suspect": self.server.shown, "protocol": "Open Inference Protocol v2", **named}
 
-    def _input(self) -> str:
-        """The name of the model's only input; servers that do not tell take the first whatever its name."""
+    def _input(self) -> tuple[str, str]:
+        """Name and type of the model's only input; servers that do not tell take the first whatever its name."""
         if self._facts is None:
             found = self.server.get()
             self._facts = found if isinstance(found, dict) else {}
         try:
-            names = [str(each["name"]) for each in self._facts.get("inputs") or []]
-        except (KeyError, TypeError) as error:
+            inputs = [(str(each["name"]), each.get("datatype")) for each in self._facts.get("inputs") or []]
+        except (KeyError, TypeError, AttributeError) as error:
             raise self.server.misunderstood("the model's inputs", self._facts, NEXT) from error
-        if len(names) > 1:
+        if len(inputs) > 1:
             raise EndpointError(
-                f"expected a model with one input at {self.server.shown}, got {len(names)}: it takes something else "
+                f"expected a model with one input at {self.server.shown}, got {len(inputs)}: it takes something else "
                 "than the fingerprint's queries."
             )
-        return names[0] if names else "input"
+        name, kind = inputs[0] if inputs else ("input", FLOAT)
+        return name, kind if kind in FLOATS else FLOAT
 
 
 def _flat(data: Any) -> list[float]:

@@ -17,7 +17,7 @@ from metav.errors import EndpointError, MissingExtraError, UsageError
 
 # external data in an ONNX file (onnx.proto): the key "location", and the length of the path that follows
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]?[\x01-\x7f])")
-TYPES = {"tensor(double)": torch.float64, "tensor(float16)": torch.float16}  # of inputs; others take float32
+TYPES = {"tensor(float)": torch.float32, "tensor(double)": torch.float64, "tensor(float16)": torch.float16}
 
 
 class OnnxFile(Endpoint):
@@ -55,10 +55,16 @@ class OnnxFile(Endpoint):
             ) from error
         inputs = self._session.get_inputs()
         outputs = [each.name for each in self._session.get_outputs()]
-        if len(inputs) != 1 or (output not in outputs if output else len(outputs) != 1):
+        if len(inputs) != 1 or inputs[0].type not in TYPES:
+            got = ", ".join(f"{each.name} ({each.type})" for each in inputs) or "none"
             raise UsageError(
-                f"expected one input and one output in {str(path)!r}, got {len(inputs)} and {', '.join(outputs)}: "
-                "choose one with --output."
+                f"expected one input of floats in {str(path)!r}, got {got}: it takes something else than the "
+                "fingerprint's queries; export it with what comes before as a part of the model."
+            )
+        if output not in outputs if output else len(outputs) != 1:
+            raise UsageError(
+                f"expected {repr(output) if output else 'one output'} among the outputs of {str(path)!r}, got "
+                f"{', '.join(outputs)}: choose one with --output."
             )
         self._input, self._output = inputs[0], output or outputs[0]
 
@@ -66,7 +72,7 @@ class OnnxFile(Endpoint):
         """Answers (n, ...) of the model; as many at a time as the file wants, if it fixes the batch axis."""
         fixed = self._input.shape[0] if self._input.shape else None
         size = fixed if isinstance(fixed, int) and fixed > 0 else len(batch)
-        values = batch.detach().to("cpu", TYPES.get(self._input.type, torch.float32))
+        values = batch.detach().to("cpu", TYPES[self._input.type])
         missing = -len(values) % size
         whole = torch.cat([values, values[-1:].expand(missing, *values.shape[1:])]) if missing else values
         try:

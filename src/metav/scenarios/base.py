@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import Literal
 
@@ -236,6 +236,7 @@ class Scenario:
             raise unknown("architecture", architecture, self.architectures)
         return self.architectures[architecture]
 
+    @cached_property
     def settings(self) -> dict[str, str]:
         """All that changes a suspect besides its lineage; a zoo keeps to one set of settings."""
         sha = hashlib.sha256()

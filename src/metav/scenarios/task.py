@@ -34,7 +34,7 @@ from metav.spec import Model, Spec
 from metav.stacks import stackable
 from metav.storage import canonical_json, digest
 from metav.suspects import Draft
-from metav.suspects.base import Resettable, layers, seeded
+from metav.suspects.base import Resettable, computed_weights, layers, seeded
 from metav.training import Objective, Part, anneal, class_error, soften, squared_error
 
 FIXED = (bool, int, float, str, bytes, tuple, frozenset)
@@ -153,6 +153,12 @@ class Task:
             raise UsageError(
                 f"expected 0 or at least {LEAST_TEACHERS} teachers, got {self.teachers}: change the number."
             )
+        if (layer := computed_weights(self.target)) is not None:
+            raise UsageError(
+                f"expected a target whose layers own their weights, got one whose layer {layer!r} computes them "
+                "(weight_norm, spectral_norm), so that it cannot be pruned: bake them in, with "
+                "torch.nn.utils.parametrize.remove_parametrizations for example."
+            )
         if self.teachers and not _resettable(self.target):
             raise UsageError(
                 "expected a target whose layers all have reset_parameters for teachers, got one that has others: add "
@@ -257,7 +263,7 @@ class Task:
             tuned=tuned,
             study=study,
             students=[SAME, *self.architectures][: 1 if smoke else None],
-            convolves=_convolves(self.target),
+            filters=task_cohort.filter_ratio(self._wrapped(self.target), FP_RATIOS),
         )
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
@@ -281,10 +287,11 @@ class Task:
 
     def _anew(self) -> nn.Module:
         """The target's architecture with new weights."""
-        model = self._wrapped(deepcopy(self.target)).requires_grad_(True)
-        for module in _with_weights(model):
-            if isinstance(module, Resettable):
-                module.reset_parameters()
+        with torch.device("cpu"):  # as in `_made`
+            model = self._wrapped(deepcopy(self.target)).requires_grad_(True)
+            for module in _with_weights(model):
+                if isinstance(module, Resettable):
+                    module.reset_parameters()
         return model
 
 

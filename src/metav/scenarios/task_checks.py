@@ -69,12 +69,13 @@ def check_answers(name: str, make: Callable[[], nn.Module], x: Tensor, spec: Spe
     try:
         answers = answered(make(), x)
         tensor = isinstance(answers, Tensor)
-        got = f"shape {tuple(answers.shape)}" if tensor else type(answers).__name__
-        good = tensor and tuple(answers.shape) == expected and bool(torch.isfinite(answers).all())
+        got = f"{answers.dtype} of shape {tuple(answers.shape)}" if tensor else type(answers).__name__
+        fits = tensor and tuple(answers.shape) == expected and answers.dtype == torch.float32
+        good = fits and bool(torch.isfinite(answers).all())
     except Exception as error:  # whatever a user's model raises on inputs that it does not take
         got, good = f"{type(error).__name__} ({' '.join(str(error).split())[:120]})", False
     if not good:
         raise UsageError(
-            f"expected finite answers of shape {expected} from {name}, got {got}: check spec.input_shape, "
+            f"expected finite float32 answers of shape {expected} from {name}, got {got}: check spec.input_shape, "
             "spec.output_shape and the model."
         )

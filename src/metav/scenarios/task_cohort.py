@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import nn
+
 from metav.scenarios.base import CohortPlan
+from metav.suspects.pruning import filter_counts, gone
 
 COPIES = 4  # of the target, put through each kind of theft
+FILTERS = (0.3, 0.4, 0.2, 0.6, 0.7)  # shares of filters to prune, the first of use
 
 
-def plan(teacher: str, teachers: int, *, tuned: str, study: str, students: list[str], convolves: bool) -> CohortPlan:
+def filter_ratio(target: nn.Module, taken: Sequence[float]) -> float | None:
+    """A share of a target's filters to prune that cuts others off than each of those `taken`; None if there is none.
+
+    In narrow layers several shares are the same number of filters.
+    """
+    counts = filter_counts(target)
+
+    def cut(ratio: float) -> list[int]:
+        return [gone(ratio, filters) for filters in counts]
+
+    others = [cut(ratio) for ratio in taken]
+    return next((ratio for ratio in FILTERS if counts and cut(ratio) not in others), None)
+
+
+def plan(
+    teacher: str, teachers: int, *, tuned: str, study: str, students: list[str], filters: float | None
+) -> CohortPlan:
     """The cohort around a target.
 
     Ratios of pruning are others than those of the task's suspects, so that no copy of the target is one of them.
@@ -22,8 +44,8 @@ def plan(teacher: str, teachers: int, *, tuned: str, study: str, students: list[
         Settings of fine-tuning and of a training from scratch, both on public data, without a seed.
     students
         Architectures of students.
-    convolves
-        Whether there are filters to prune.
+    filters
+        A share of filters to prune, as `filter_ratio` finds it; None to leave that out.
     """
     seed = "seed=0"
     kinds = {
@@ -35,6 +57,6 @@ def plan(teacher: str, teachers: int, *, tuned: str, study: str, students: list[
         **{f"student {name}": f"distill(public,{study},{seed},student={name})" for name in students},
         f"extraction {students[-1]}": f"extract(public,{study},{seed},student={students[-1]})",
     }
-    if convolves:
-        kinds["FP 0.3, tuned"] = f"fp(0.3)>ftal(public,{tuned},{seed})"
+    if filters is not None:
+        kinds[f"FP {filters}, tuned"] = f"fp({filters})>ftal(public,{tuned},{seed})"
     return CohortPlan(teachers=teachers, copies=COPIES, teacher=teacher, kinds=kinds)

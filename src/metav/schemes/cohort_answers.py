@@ -262,4 +262,4 @@ class Answers:
             raise SuspectError(
                 "expected finite answers of all models, got NaN or infinity: check how they were trained."
             )
-        return columns(outputs, self.output)
+        return columns(outputs, self.output, len(self.ensemble.spec.output_shape))

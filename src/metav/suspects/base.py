@@ -133,6 +133,16 @@ def layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
+def computed_weights(model: nn.Module) -> str | None:
+    """The name of the first layer whose weight is computed from other parameters, as `weight_norm` does; else None."""
+    prefix, part = answering(model)
+    for name, module in part.named_modules(prefix=prefix):
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter) and weight.dim() >= 2:
+            return str(name)
+    return None
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch's global generator inside, and put it back as it was."""

@@ -73,12 +73,26 @@ class FilterPruning:
                 raise UsageError(
                     "expected transposed convolutions that see all channels for fp, got groups of them: use wp(ratio)."
                 )
-            count = min(max(round(self.ratio * len(filters)), 1), len(filters) - 1)
-            smallest = filters.abs().flatten(1).sum(1).argsort(stable=True)[:count]
+            smallest = filters.abs().flatten(1).sum(1).argsort(stable=True)[: gone(self.ratio, len(filters))]
             filters[smallest] = 0.0
             if isinstance(layer.bias, nn.Parameter):
                 layer.bias.data[smallest] = 0.0
         return Draft(model=model)
+
+
+def filter_counts(model: nn.Module) -> list[int]:
+    """How many filters each convolution of `model` has."""
+    found = []
+    for _, layer in layers(model):
+        weight = layer.weight
+        if hasattr(layer, "kernel_size") and isinstance(weight, nn.Parameter):
+            found.append(weight.shape[int(bool(getattr(layer, "transposed", False)))])
+    return found
+
+
+def gone(ratio: float, filters: int) -> int:
+    """How many of a convolution's filters are set to zero."""
+    return min(max(round(ratio * filters), 1), filters - 1)
 
 
 def check_ratio(ratio: float) -> None:
