@@ -263,7 +263,7 @@ class Task:
             tuned=tuned,
             study=study,
             students=[SAME, *self.architectures][: 1 if smoke else None],
-            filters=task_cohort.filter_ratio(self._wrapped(self.target), FP_RATIOS),
+            filters=task_cohort.filter_ratio(self.target, FP_RATIOS),
         )
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
