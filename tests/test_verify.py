@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import one_hot
 
 import tiny
-from metav import Fingerprint, Spec
+from metav import Fingerprint, Spec, cli_verify
 from metav.access import Access
 from metav.campaign import judge_all
 from metav.cli import main
@@ -182,6 +182,20 @@ def test_a_list_is_judged_resumed_and_counted(file, tmp_path, capsys):
         str(tmp_path / "gone.onnx"): "could not complete",
     }
     assert len(list((tmp_path / "books").glob("*.jsonl"))) == 3
+
+
+def test_a_lists_table_begins_with_the_accused_and_ends_where_it_is_long(file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli_verify, "SHOWN", 3)
+    ensemble, names = tiny.tables(), tmp_path / "list.csv"
+    with serving(ensemble.negatives[0]) as own, serving(ensemble.positives[0]) as stolen:
+        urls = [f"{server.url}/v2/models/m" for server in (own, own, stolen)]
+        names.write_text("\n".join(["suspect", urls[0], f"{urls[1]}?again=1", "gone.onnx", urls[2]]))
+        assert main(["verify", file, "--suspects", str(names), "--out", str(tmp_path / "out.csv")]) == 10
+    said = " ".join(capsys.readouterr().out.split())
+    order = [said.index(f"│ {word}") for word in ("evidence", "could", "no evidence")]
+    assert order == sorted(order)
+    assert said.count("│ no evidence") == 1
+    assert "The file alone has 1 more. 4 suspects: 1 evidence of copying, 2 no evidence" in said
 
 
 def test_a_list_that_was_killed_goes_on(file, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import fields, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,7 +136,7 @@ def _all(found: Fingerprint, suspects: Path, access: Access, ledgers: Path | Non
 
     counts = dict.fromkeys((DERIVED, INDEPENDENT, FAILED), 0)
     total = len({named(name) for name in listed(suspects)})
-    shown: dict[str, list[tuple[str, ...]]] = {DERIVED: [], FAILED: []}
+    shown: dict[str, list[tuple[str, ...]]] = {DERIVED: [], FAILED: [], INDEPENDENT: []}  # in the table's order
     with progress_bar("suspects", total) as progress:
         for outcome in judge_all(
             found,
@@ -149,16 +150,16 @@ def _all(found: Fingerprint, suspects: Path, access: Access, ledgers: Path | Non
         ):
             counts[outcome.word] += 1
             row = outcome.row()
-            if outcome.word in shown and len(shown[outcome.word]) < SHOWN:
+            if len(shown[outcome.word]) < SHOWN:
                 rate = f"{float(row['rate']):.4f}" if row["rate"] != "" else ""
                 shown[outcome.word].append((row["suspect"], row["verdict"], rate, row["remarks"]))
     table = Table("suspect", "verdict", "matching rate", "remarks")
-    for cells in [*shown[DERIVED], *shown[FAILED]][:SHOWN]:
+    for cells in islice(chain.from_iterable(shown.values()), SHOWN):
         table.add_row(*cells)
     if table.row_count:
         output().print(table)
-    if more := counts[DERIVED] + counts[FAILED] - table.row_count:
-        output().print(f"{more} more accused or uncompleted are in the file alone.")
+    if more := sum(counts.values()) - table.row_count:
+        output().print(f"The file alone has {more} more.")
     said = ", ".join(f"{number} {word}" for word, number in counts.items())
     output().print(f"{total} suspects: {said}. All verdicts are in {out}.", soft_wrap=True)
     return EVIDENCE if counts[DERIVED] else int(counts[FAILED] > 0)
