@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 from torch.nn.utils import parametrizations
 
 from metav import Fingerprint, Part, Spec, Task, benchmark, protocols, scenarios, verify
@@ -274,7 +275,7 @@ def test_images_that_are_not_float32_in_0_to_1(change):
     good = codes()
     spec = Spec(input_shape=(3,), output_shape=(1, 12, 12), low=-1.0, high=1.0, output="images")
     parts = {"own": good, "public": Part(x=good.x, y=change(good.y)), "test": good}
-    with pytest.raises(UsageError, match=r"float32 images in \[0, 1\] in the part public"):
+    with pytest.raises(UsageError, match=r"(images in \[0, 1\]|float32 y|finite y) in the part public"):
         task(spec=spec, target=painter(), **parts)
 
 
@@ -439,7 +440,6 @@ def test_other_architectures_training_or_answers_are_another_zoo():
         {"architectures": {"net": bent}},
         {"architectures": {"net": Squared}},
         {"architectures": {"net": Cubed}},
-        {**one, "logits": False},
         {**one, "fit": fit_once},
         {**one, "fit": fit_twice},
         {**one, "fit": partial(fit_once, more=1)},
@@ -505,16 +505,28 @@ def test_figures_of_quality_that_do_not_fit_are_said_before_anything_is_trained(
     [
         ({"name": "my model"}, "expected a word for the name of a task"),
         ({"architectures": {"same": network}}, "leave target, ready and same"),
-        ({"own": part(1)}, r"inputs of shape \(n, 3\) in the part own, got torch.float32 of shape \(1, 3\)"),
-        ({"test": Part(x=part().x.double(), y=part().y)}, "in the part test, got torch.float64"),
+        ({"own": part(1)}, "at least 2 examples in the part own, got 1: give more"),
+        ({"own": Part(x=part().x[:, :2], y=part().y)}, r"inputs of shape \(n, 3\) in the part own, got \(40, 2\)"),
+        ({"test": Part(x=part().x.double(), y=part().y)}, r"float32 x in the part test, got torch.float64: .*\.float"),
+        ({"own": Part(x=part().x.log(), y=part().y)}, "finite x in the part own, got NaN or infinity"),
         ({"public": Part(x=128 * part().x, y=part().y)}, r"inputs in \[-1, 1\] in the part public, got values in"),
-        ({"own": Part(x=part().x, y=part().y.float())}, "int64 classes from 0 to 1 in the part own, got torch.float32"),
-        ({"own": Part(x=part().x, y=part().y + 1)}, "got torch.int64 from 1 to 2: number them from 0"),
+        ({"own": Part(x=part().x, y=part().y.int())}, r"int64 y in the part own, got torch.int32: .*with \.long"),
+        (
+            {"own": Part(x=part().x, y=part().y + 1)},
+            "classes from 0 to 1 in the part own, got 1 to 2: number them from 0",
+        ),
+        ({"own": Part(x=part().x, y=one_hot(part().y))}, r"y of shape \(40,\) in the part own, .*: take its argmax"),
         ({"own": Part(x=part().x, y=part().y[:, None])}, r"y of shape \(40,\) in the part own, got \(40, 1\)"),
         (
             {"architectures": {"net": lambda: nn.Linear(4, 2)}},
             r"answers of shape \(2, 2\) from the architecture net, got RuntimeError .mat1",
         ),
+        ({"architectures": {"net": network()}}, r"a function that makes the architecture net, .*lambda: Sequential"),
+        (
+            {"target": nn.Sequential(network(), nn.Softmax(1))},
+            "logits from the target, got probabilities: say logits=False",
+        ),
+        ({"logits": False}, "probabilities from the target, got logits: say logits=True"),
         ({"architectures": {"net": lambda: 1 / 0}}, "from the architecture net, got ZeroDivisionError"),
         (
             {"target": nn.Linear(3, 5)},
@@ -548,7 +560,7 @@ def test_figures_of_quality_that_do_not_fit_are_said_before_anything_is_trained(
                 **dict.fromkeys(("own", "public"), part(doses=True)),
                 "test": Part(x=part().x, y=part(doses=True).y.double()),
             },
-            "finite float32 y in the part test, got torch.float64",
+            "float32 y in the part test, got torch.float64",
         ),
     ],
 )

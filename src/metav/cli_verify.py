@@ -113,7 +113,7 @@ def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, 
     from metav.endpoints import named
 
     verdict = judge(found, suspect, access, ledger)
-    name = named(suspect) or str(ledger)
+    name = named(suspect) or str(verdict.about.get("suspect", ledger))
     word = Outcome(suspect=name, verdict=verdict).word
     if as_json:
         about = {"remarks": list(verdict.remarks), "about": dict(verdict.about), "fingerprint": found.digest}

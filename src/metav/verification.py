@@ -16,6 +16,7 @@ from metav.spec import Model
 
 STEADY = 1e-3  # by how much of their range answers to the same query may differ
 ROUNDING, TINY = 1e-5, 1e-12  # and by how much of the largest of them, and at all: graphics cards and batches round
+FLAT = 0.01  # of the spread of the target's answers: less is nearly none
 ROUNDS = 5  # how often a suspect is asked in all whose answers change
 
 
@@ -100,6 +101,8 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
                     "verdict can be given on this suspect."
                 )
             remarks += (f"answers change: asked {ROUNDS} times, rates from {min(rates):.3f} to {max(rates):.3f}",)
+    if fingerprint.reference is not None and _flat(outputs, fingerprint.reference):
+        remarks += ("nearly the same answer to every query: look at the model, and at how it takes its inputs",)
     return Verdict(
         rate=rate,
         threshold=fingerprint.threshold,
@@ -114,6 +117,11 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
 def _reported(model: Model) -> dict[str, str]:
     about = getattr(model, "about", None)
     return dict(about) if isinstance(about, Mapping) else {}
+
+
+def _flat(outputs: Tensor, reference: Tensor) -> bool:
+    """Whether answers (N, ...) differ from query to query far less than the target's."""
+    return bool(outputs.double().std(0).norm() < FLAT * reference.double().std(0).norm())
 
 
 def _changed(first: Tensor, second: Tensor) -> bool:

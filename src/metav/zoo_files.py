@@ -161,8 +161,9 @@ class ZooFiles:
         """
         for name, value in self.scenario.settings.items():
             if value != self.settings[name]:
+                what = "models and training" if name == "method" else name
                 raise SettingsError(
-                    f"expected the same {name} of {self.scenario.called or self.scenario.name} in each process, got "
+                    f"expected the same {what} of {self.scenario.called or self.scenario.name} in each process, got "
                     f"{self.settings[name]!r} and {value!r}: seed what its module draws, or load it from a file, and "
                     "do not change it meanwhile."
                 )
@@ -196,7 +197,11 @@ class ZooFiles:
             )
         for name, value in self.settings.items():
             if found.get(name) != value:
-                step = "choose another folder with --zoo." if archive is None else "give the archive of such a zoo."
+                step = (
+                    "choose another folder with --zoo, or delete this one."
+                    if archive is None
+                    else "give the archive of such a zoo."
+                )
                 raise SettingsError(
                     f"expected a zoo with {name} {value!r} in {str(archive or self.folder)!r}, got one with {name} "
                     f"{found.get(name)!r}: {step}"

@@ -72,7 +72,10 @@ def _task(path: str) -> Task:
     except Exception as error:
         what = described(error)
         if f"in {__file__}," in what:  # the module, or its task, is missing
-            raise UsageError(f"expected package.module:task, got {path!r} ({error}): check both names.") from error
+            raise UsageError(
+                f"expected package.module:task, got {path!r} ({error}): check both names, and start it in the "
+                "module's folder."
+            ) from error
         raise UsageError(f"expected a metav.Task at {path!r}, got {what}: correct it.") from error
     if not isinstance(made, Task):
         raise UsageError(f"expected a metav.Task at {path!r}, got {type(made).__name__}: see metav.Task.")

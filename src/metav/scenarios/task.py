@@ -22,7 +22,7 @@ from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.quality import accuracy, error, likeness
-from metav.scenarios.task_checks import check_answers, check_part
+from metav.scenarios.task_checks import check_answers, check_logits, check_part
 from metav.scenarios.task_models import (
     PENALTY,
     Classifier,
@@ -171,7 +171,14 @@ class Task:
             )
         with seeded(0):
             check_answers("the target", lambda: self._wrapped(self.target), self.test.x[:2], self.spec)
+            if self.spec.output == "probabilities":
+                check_logits(self.target, self.test.x[:GLANCE], gives_logits=self.logits)
             for name, make in self.architectures.items():
+                if isinstance(make, nn.Module):
+                    raise UsageError(
+                        f"expected a function that makes the architecture {name}, got a module: write lambda: "
+                        f"{type(make).__name__}(...)."
+                    )
                 check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:2], self.spec)
 
     def scenario(self, profile: Profile = "cpu") -> Scenario:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metav.errors import UsageError
-from metav.scenarios.task_models import answered
+from metav.scenarios.task_models import answered, answers_with_logits
 from metav.spec import Spec
 from metav.training import Part
 
@@ -25,13 +25,28 @@ def check_part(name: str, part: Part, spec: Spec) -> None:
     if len(spec.output_shape) != axes:
         meant = {"probabilities": "(classes,)", "images": "(channels, height, width)"}.get(spec.output, "(1,)")
         raise UsageError(f"expected output_shape {meant} for {spec.output}, got {spec.output_shape}: change the spec.")
+    for axis, values, wanted in (
+        ("x", part.x, "float32"),
+        ("y", part.y, "int64" if spec.output == "probabilities" else "float32"),
+    ):
+        if str(values.dtype) != f"torch.{wanted}":
+            raise UsageError(
+                f"expected {wanted} {axis} in the part {name}, got {values.dtype}: convert it with "
+                f".{'long' if wanted == 'int64' else 'float'}()."
+            )
+        if not torch.isfinite(values).all():
+            raise UsageError(
+                f"expected finite {axis} in the part {name}, got NaN or infinity: leave out rows without a value."
+            )
     shape = tuple(part.x.shape)
-    if len(shape) < 1 or shape[0] < 2 or shape[1:] != spec.input_shape or part.x.dtype != torch.float32:
+    if shape[1:] != spec.input_shape or not shape:
         raise UsageError(
-            f"expected float32 inputs of shape (n, {', '.join(map(str, spec.input_shape))}) in the part {name}, got "
-            f"{part.x.dtype} of shape {shape}: check spec.input_shape, and the order of the axes."
+            f"expected inputs of shape (n, {', '.join(map(str, spec.input_shape))}) in the part {name}, got {shape}: "
+            "check spec.input_shape, and the order of the axes."
         )
-    if not torch.isfinite(part.x).all() or not spec.inside(part.x):
+    if shape[0] < 2:
+        raise UsageError(f"expected at least 2 examples in the part {name}, got {shape[0]}: give more.")
+    if not spec.inside(part.x):
         raise UsageError(
             f"expected inputs in {spec.box} in the part {name}, got values in [{part.x.min():g}, "
             f"{part.x.max():g}]: scale them, or give the box that they have in spec."
@@ -41,26 +56,27 @@ def check_part(name: str, part: Part, spec: Spec) -> None:
             f"expected rows that fit spec.steps and spec.one_hot in the part {name}, got {int((~rows).sum())} of "
             f"{shape[0]} that do not, the first is row {int((~rows).nonzero()[0])}: correct the rows or the spec."
         )
-    wanted = (shape[0],) if spec.output == "probabilities" else (shape[0], *spec.output_shape)
-    if tuple(part.y.shape) != wanted:
-        raise UsageError(f"expected y of shape {wanted} in the part {name}, got {tuple(part.y.shape)}: reshape it.")
-    if spec.output == "regression" and not (part.y.dtype == torch.float32 and torch.isfinite(part.y).all()):
+    shape = (shape[0],) if spec.output == "probabilities" else (shape[0], *spec.output_shape)
+    if tuple(part.y.shape) != shape:
+        step = "take its argmax(1)" if len(part.y) == shape[0] and len(shape) == 1 else "reshape it"
+        raise UsageError(f"expected y of shape {shape} in the part {name}, got {tuple(part.y.shape)}: {step}.")
+    if spec.output == "images" and not (part.y.min() >= 0 and part.y.max() <= 1):
         raise UsageError(
-            f"expected finite float32 y in the part {name}, got {part.y.dtype} from {part.y.min():g} to "
-            f"{part.y.max():g}: convert it with .float(), and leave out rows without a value."
+            f"expected images in [0, 1] in the part {name}, got values from {part.y.min():g} to {part.y.max():g}: "
+            "scale them."
         )
-    if spec.output == "images" and not (part.y.dtype == torch.float32 and part.y.min() >= 0 and part.y.max() <= 1):
+    if spec.output == "probabilities" and not (part.y.min() >= 0 and part.y.max() < spec.output_shape[0]):
         raise UsageError(
-            f"expected float32 images in [0, 1] in the part {name}, got {part.y.dtype} from {part.y.min():g} to "
-            f"{part.y.max():g}: scale them."
+            f"expected classes from 0 to {spec.output_shape[0] - 1} in the part {name}, got {part.y.min()} to "
+            f"{part.y.max()}: number them from 0."
         )
-    if spec.output == "probabilities":
-        classes = spec.output_shape[0]
-        if part.y.dtype != torch.int64 or part.y.min() < 0 or part.y.max() >= classes:
-            raise UsageError(
-                f"expected int64 classes from 0 to {classes - 1} in the part {name}, got {part.y.dtype} from "
-                f"{part.y.min()} to {part.y.max()}: number them from 0."
-            )
+
+
+def check_logits(target: nn.Module, x: Tensor, *, gives_logits: bool) -> None:
+    """Refuse a classifier that answers with probabilities where logits are said, or the other way round."""
+    if answers_with_logits(target, x) != gives_logits:
+        said, got = ("logits", "probabilities") if gives_logits else ("probabilities", "logits")
+        raise UsageError(f"expected {said} from the target, got {got}: say logits={not gives_logits} in the task.")
 
 
 def check_answers(name: str, make: Callable[[], nn.Module], x: Tensor, spec: Spec) -> None:
