@@ -121,7 +121,8 @@ def _reported(model: Model) -> dict[str, str]:
 
 def _flat(outputs: Tensor, reference: Tensor) -> bool:
     """Whether answers (N, ...) differ from query to query far less than the target's."""
-    return bool(outputs.double().std(0).norm() < FLAT * reference.double().std(0).norm())
+    spread, usual = (each.double().std(0, correction=0).norm() for each in (outputs, reference))
+    return bool(spread < FLAT * usual)
 
 
 def _changed(first: Tensor, second: Tensor) -> bool:

@@ -58,7 +58,8 @@ def check_part(name: str, part: Part, spec: Spec) -> None:
         )
     shape = (shape[0],) if spec.output == "probabilities" else (shape[0], *spec.output_shape)
     if tuple(part.y.shape) != shape:
-        step = "take its argmax(1)" if len(part.y) == shape[0] and len(shape) == 1 else "reshape it"
+        many = len(shape) == 1 and part.y.dim() == 2 and part.y.shape[1] > 1
+        step = "take its argmax(1)" if many else "reshape it"
         raise UsageError(f"expected y of shape {shape} in the part {name}, got {tuple(part.y.shape)}: {step}.")
     if spec.output == "images" and not (part.y.min() >= 0 and part.y.max() <= 1):
         raise UsageError(
