@@ -529,3 +529,14 @@ def test_a_file_of_other_inputs_is_told_with_what_it_takes(tmp_path):
     onnx.save(onnx.helper.make_model(made, ir_version=9, opset_imports=opset), tmp_path / "two.onnx")
     with pytest.raises(UsageError, match=r"got a \(tensor\(float\)\), b \(tensor\(float\)\): it takes something else"):
         connect(str(tmp_path / "two.onnx"), tiny.TABLES, Access(output="c"))
+
+
+def test_a_file_that_takes_other_shapes_is_told_with_both(tmp_path):
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, 4, "w"]) for name in "xy"]
+    made = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", values[:1], values[1:])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(made, ir_version=9, opset_imports=opset), tmp_path / "m.onnx")
+    with pytest.raises(
+        EndpointError, match=r"inputs are of shape \(4, w\), got an error to queries of shape \(6,\) \("
+    ):
+        connect(str(tmp_path / "m.onnx"), tiny.TABLES).query(torch.rand(2, 6))

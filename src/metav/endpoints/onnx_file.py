@@ -79,11 +79,16 @@ class OnnxFile(Endpoint):
             parts = [self._session.run([self._output], {self._input.name: part.numpy()}) for part in whole.split(size)]
         except Exception as error:
             raise EndpointError(
-                f"expected answers from {str(self.path)!r}, got an error ({str(error).splitlines()[0][:160]}): check "
-                f"that it takes inputs of shape {tuple(batch.shape[1:])}, as the fingerprint's."
+                f"expected answers from {str(self.path)!r}, whose inputs are of shape {self._shown()}, got an error to "
+                f"queries of shape {tuple(batch.shape[1:])} ({' '.join(str(error).split())[:200]}): compare the two."
             ) from error
         answers = torch.cat([self._numbers(part[0]) for part in parts])
         return answers[: len(batch)] if len(answers) == len(whole) else answers  # more or fewer are not hidden
+
+    def _shown(self) -> str:
+        """The shape of one input, as the file says it; an axis of any size is n or what the file calls it."""
+        shape = ["n" if each is None else str(each) for each in (self._input.shape or [])[1:]]
+        return f"({', '.join(shape)}{',' if len(shape) == 1 else ''})"
 
     def _numbers(self, found: Any) -> Tensor:
         """An output as a tensor; classes, whatever their type, as floats."""
