@@ -182,7 +182,7 @@ class CohortMatch(nn.Module):
     def rate(self, outputs: Tensor) -> float:
         """Matching rate in [0, 1] of outputs (N, *output_shape)."""
         with torch.no_grad():
-            above = self.above(self.matches(columns(outputs, self.output, outputs.dim() - 1).flatten()))
+            above = self.above(self.matches(columns(outputs, self.output).flatten()))
             return float(torch.sigmoid(SLOPE * above.double()))
 
     def settings(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class CohortRank(nn.Module):
     def p_value(self, outputs: Tensor) -> float:
         """Share in [1 / (M + 1), 1] of owners whose match with outputs (N, *output_shape) is at least the target's."""
         with torch.no_grad():
-            found = self.matches(columns(outputs, self.output, outputs.dim() - 1).flatten())
+            found = self.matches(columns(outputs, self.output).flatten())
             return float((found >= found[0]).double().mean())
 
     def rate(self, outputs: Tensor) -> float:
