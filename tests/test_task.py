@@ -50,7 +50,10 @@ def codes(count: int = 60, seed: int = 0) -> Part:
 SMALL = {  # a generator of images of a single pixel
     "spec": replace(SPEC, output="images", output_shape=(2, 1, 1)),
     "target": nn.Sequential(nn.Linear(3, 2), nn.Unflatten(1, (2, 1, 1))),
-    **{name: Part(x=part().x, y=part(doses=True).y.clamp(0, 1)[..., None, None]) for name in ("own", "public", "test")},
+    **{
+        name: Part(x=part(seed=seed).x, y=part(seed=seed, doses=True).y.clamp(0, 1)[..., None, None])
+        for seed, name in enumerate(("own", "public", "test"))
+    },
 }
 
 
@@ -540,6 +543,7 @@ def test_figures_of_quality_that_do_not_fit_are_said_before_anything_is_trained(
             {"target": nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 8)), nn.ReLU(), nn.Linear(8, 2))},
             "a target whose layers own their weights, got one whose layer '0' computes them",
         ),
+        ({"public": part()}, "other examples in the part public than in own, got the same: split what you have"),
         (SMALL, "at least 8 x 8 pixels for a discriminator, got .2, 1, 1."),
         ({"quality": lambda *_: {}}, "expected quality and merit"),
         ({"spec": replace(SPEC, output_shape=(2, 2))}, r"output_shape \(classes,\) for probabilities, got \(2, 2\)"),
@@ -578,6 +582,8 @@ def test_what_does_not_fit_together_is_said(changes, words):
         ("tumour", "expected a scenario among"),
         ("tumours", "got 'tumours': write tumours:task, with the name of your Task after the colon"),
         ("tumours.py", "got 'tumours.py': write tumours:task"),
+        ("tumours.py:task", "got 'tumours.py:task': write tumours:task[.]"),
+        ("../examples/tumours.py:task", "write tumours:task, and start it in [.][.]/examples/[.]"),
     ],
 )
 def test_a_task_that_is_not_there_is_wrong_usage(name, words, monkeypatch):
@@ -679,9 +685,9 @@ def test_a_cohort_prunes_other_filters_than_the_suspects(filters, ratio):
 def test_a_module_that_gives_other_data_in_each_process_is_refused(command, tmp_path):
     (tmp_path / "unseeded.py").write_text(
         "import torch\nfrom torch import nn\nfrom metav import Part, Spec, Task\n"
-        "def part():\n    x = 2 * torch.rand(40, 3, generator=torch.Generator().manual_seed(seed)) - 1\n"
+        "drawn = torch.Generator()\ndrawn.seed()\n"
+        "def part():\n    x = 2 * torch.rand(40, 3, generator=drawn) - 1\n"
         "    return Part(x=x, y=(x[:, 0] > 0).long())\n"
-        "seed = torch.Generator().seed() % 2**31\n"
         "spec = Spec(input_shape=(3,), output_shape=(2,), low=-1.0, high=1.0, output='probabilities')\n"
         "task = Task(name='unseeded', target=nn.Linear(3, 2), spec=spec, own=part(), public=part(), test=part())\n"
     )

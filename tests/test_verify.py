@@ -120,6 +120,12 @@ def test_what_cannot_be_done_is_one_sentence_and_never_no_evidence(file, argumen
     assert "evidence" not in said.out
 
 
+def test_a_list_in_another_encoding_is_named_as_such(file, tmp_path, capsys):
+    (tmp_path / "list.csv").write_bytes("suspect\ncaf\u00e9.onnx\n".encode("latin-1"))
+    assert main(["verify", file, "--suspects", str(tmp_path / "list.csv")]) == 2
+    assert "expected a CSV file in UTF-8 for --suspects" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_wrong_fingerprint_is_an_error(tmp_path, capsys):
     (tmp_path / "fp.safetensors").write_bytes(b"no")
     assert main(["verify", str(tmp_path / "fp.safetensors"), "x.onnx"]) == 1

@@ -159,6 +159,13 @@ def test_a_zoo_of_other_settings_is_refused_with_both_values(copy):
             call()
 
 
+def test_a_zoo_of_other_models_or_training_is_refused_without_a_digest(copy):
+    path = copy.folder / "zoo.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"method": "0123456789abcdef"}))
+    with pytest.raises(SettingsError, match=r"a zoo of the same models and training in .*, got one of others: choose"):
+        copy.check_settings()
+
+
 def test_no_zoo_is_not_an_empty_zoo(warfarin, tmp_path):
     with pytest.raises(StorageError, match=r"run metav zoo build warfarin --profile smoke --zoo \S+ first"):
         Zoo(warfarin, tmp_path / "none").verify()

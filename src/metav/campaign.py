@@ -273,7 +273,11 @@ def listed(path: Path) -> Iterator[str]:
                 if name:
                     some = True
                     yield name if "://" in name else str(path.parent / name)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"expected a CSV file in UTF-8 for --suspects, got other bytes in {str(path)!r}: save it as UTF-8."
+        ) from error
+    except (OSError, csv.Error) as error:
         raise UsageError(f"expected a CSV file for --suspects, got {str(path)!r} ({error}): check the path.") from error
     if not some:
         raise UsageError(f"expected suspects in {str(path)!r}, got none: write one a line below the column's name.")

@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 from rich.table import Table
 
 import metav
@@ -267,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(given, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        complain(f"{' '.join(str(error).split())} See metav --help.")
+        complain(_wrong_usage(error))
         return 2
     except MetavError as error:
         complain(str(error))
@@ -283,6 +283,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if data is not None:
             os.environ["METAV_DATA"] = data
     return code if isinstance(code, int) else 0
+
+
+def _wrong_usage(error: CycloptsError) -> str:
+    """What the parser found wrong, in one sentence with the next step."""
+    command = " ".join(["metav", *(error.command_chain or ())])
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.argument.name
+        positional = error.argument.field_info.is_positional
+        return f"expected {name.strip('-').upper() if positional else f'{name} VALUE'}, got none: see {command} --help."
+    return f"{' '.join(str(error).split())} See {command} --help."
 
 
 if __name__ == "__main__":

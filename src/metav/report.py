@@ -83,7 +83,8 @@ def lost(folder: Path, failures: Sequence[Failure]) -> None:
 
 def summary(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows of results.json as a table for the terminal."""
-    heads = ["ARUC", "ARUC exact", "AUC", "robustness at\n100 % uniqueness", "false\naccusations", "missed"]
+    heads = ["ARUC", "ARUC exact", "AUC", "robustness at\n100 % uniqueness"]
+    heads += [f"false\naccusations\nof {_range(rows, 'negatives')}", f"missed\nof {_range(rows, 'positives')}"]
     table = Table("scheme", *heads, "construction,\ns")
     for row in rows:
         shown = [cell(row[key]) for key in results.METRICS] + [cell(row[key], 1) for key in results.COUNTS]
@@ -118,15 +119,13 @@ def line(*cells: str) -> str:
 
 def _counts(rows: Sequence[dict[str, Any]]) -> str:
     """How many test suspects there are of each side, e.g. `35 derived and 35 independent`; means where it differs."""
-    sides = (("positives", "derived"), ("negatives", "independent"))
-    ranges = [sorted({row[key] for row in rows}) for key, _ in sides]
-    shown = [f"{found[0]:g}" if len(found) == 1 else f"{found[0]:g} to {found[-1]:g}" for found in ranges]
-    return " and ".join(f"{number} {name}" for number, (_, name) in zip(shown, sides, strict=True))
+    return f"{_range(rows, 'positives')} derived and {_range(rows, 'negatives')} independent"
 
 
-def _queries(rows: Sequence[dict[str, Any]]) -> str:
-    numbers = sorted({row["queries"] for row in rows})
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+def _range(rows: Sequence[dict[str, Any]], key: str) -> str:
+    """A number that rows share, or from the least to the largest of them."""
+    numbers = sorted({row[key] for row in rows})
+    return f"{numbers[0]:g}" if len(numbers) == 1 else f"{numbers[0]:g} to {numbers[-1]:g}"
 
 
 def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
@@ -141,7 +140,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
         f"# {first['scenario']}, profile {first['profile']}, protocol {first['protocol']}",
         "",
         f"`{first['command']}` on {environment['date']}: {first['repeats']} repetitions, seeds "
-        f"{', '.join(map(str, first['seeds']))}, {_queries(rows)} queries, "
+        f"{', '.join(map(str, first['seeds']))}, {_range(rows, 'queries')} queries, "
         f"{environment['processor']} ({environment['cores']} cores), Python {environment['python']}, "
         f"torch {environment['torch']}, metav {environment['metav']}{commit}.",
         "",

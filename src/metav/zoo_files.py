@@ -202,9 +202,13 @@ class ZooFiles:
                     if archive is None
                     else "give the archive of such a zoo."
                 )
+                place = repr(str(archive or self.folder))
+                if name == "method":  # a digest, which says nothing to people
+                    raise SettingsError(
+                        f"expected a zoo of the same models and training in {place}, got one of others: {step}"
+                    )
                 raise SettingsError(
-                    f"expected a zoo with {name} {value!r} in {str(archive or self.folder)!r}, got one with {name} "
-                    f"{found.get(name)!r}: {step}"
+                    f"expected a zoo with {name} {value!r} in {place}, got one with {name} {found.get(name)!r}: {step}"
                 )
 
     def has(self, lineage: str) -> bool:

@@ -72,6 +72,12 @@ def _task(path: str) -> Task:
     except Exception as error:
         what = described(error)
         if f"in {__file__}," in what:  # the module, or its task, is missing
+            file = Path(f"{module.removesuffix('.py')}.py")
+            if module != file.stem and file.is_file():
+                start = "" if file.parent == Path() else f", and start it in {file.parent}/"
+                raise UsageError(
+                    f"expected package.module:task, got {path!r}: write {file.stem}:{name}{start}."
+                ) from error
             raise UsageError(
                 f"expected package.module:task, got {path!r} ({error}): check both names, and start it in the "
                 "module's folder."

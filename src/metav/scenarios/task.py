@@ -22,7 +22,7 @@ from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.quality import accuracy, error, likeness
-from metav.scenarios.task_checks import check_answers, check_logits, check_part
+from metav.scenarios.task_checks import check_answers, check_apart, check_logits, check_part
 from metav.scenarios.task_models import (
     PENALTY,
     Classifier,
@@ -144,6 +144,7 @@ class Task:
             )
         for name, part in (("own", self.own), ("public", self.public), ("test", self.test)):
             check_part(name, part, self.spec)
+        check_apart({"own": self.own, "public": self.public, "test": self.test})
         for count, least in (("epochs", 1), ("tuning", 1), ("batch", 1), ("students", 0), ("independents", 0)):
             if (given := getattr(self, count)) < least:
                 raise UsageError(f"expected {count} of at least {least}, got {given}: change the number.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,16 @@ from metav.errors import UsageError
 from metav.scenarios.task_models import answered, answers_with_logits
 from metav.spec import Spec
 from metav.training import Part
+
+
+def check_apart(parts: Mapping[str, Part]) -> None:
+    """Refuse the same examples in two parts: what is measured with them would not be on unseen ones."""
+    for (name, part), (other, another) in combinations(parts.items(), 2):
+        if torch.equal(part.x, another.x) and torch.equal(part.y, another.y):
+            raise UsageError(
+                f"expected other examples in the part {other} than in {name}, got the same: split what you have, for "
+                "example x[0::3], x[1::3] and x[2::3]."
+            )
 
 
 def check_part(name: str, part: Part, spec: Spec) -> None:
