@@ -55,8 +55,8 @@ class Handler(BaseHTTPRequestHandler):
             fault = next(self.server.faults, "")
             if fault:
                 self.server.met[fault] += 1
-        if fault in ("429", "429 later", "500", "503"):
-            later = {"retry-after": "0"} if fault == "429 later" else {}
+        if fault in ("429", "429 later", "429 much later", "500", "503"):
+            later = {"429 later": {"retry-after": "0"}, "429 much later": {"retry-after": "500"}}.get(fault, {})
             return self._send(int(fault[:3]), b"busy", later)
         if fault == "dropped":
             self.close_connection = True

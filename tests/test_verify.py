@@ -233,6 +233,25 @@ def test_an_interrupted_list_keeps_the_verdicts_that_were_under_way(made, tmp_pa
     assert sorted(row["suspect"] for row in csv.DictReader(out.read_text().splitlines())) == sorted(urls)
 
 
+def test_an_interrupted_list_does_not_wait_for_a_server_that_wants_to_be_left_alone(made, tmp_path):
+    ensemble, out, began = tiny.tables(), tmp_path / "out.csv", time.monotonic()
+    with serving(ensemble.positives[0]) as first, serving(ensemble.positives[1], iter(["429 much later"])) as busy:
+        urls = [f"{first.url}/v2/models/m", f"{busy.url}/v2/models/m"]
+
+        def interrupt(_):
+            while not busy.met:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            list(judge_all(made, iter(urls), Access(), out=out, progress=interrupt))
+        assert time.monotonic() - began < 250
+        verdicts = {row["suspect"]: row["verdict"] for row in csv.DictReader(out.read_text().splitlines())}
+        assert verdicts == {urls[0]: "evidence of copying", urls[1]: "could not complete"}
+        (outcome,) = (each for each in judge_all(made, iter(urls), Access(), out=out) if not each.earlier)
+        assert (outcome.suspect, outcome.word) == (urls[1], "evidence of copying")  # asked again
+
+
 def test_a_list_that_breaks_off_keeps_the_verdicts_that_were_under_way(made, tmp_path):
     def names(url):
         yield url

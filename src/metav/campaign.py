@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from metav.access import Access
 from metav.endpoints import check, connect, fingerprint_of, named, shaping
 from metav.endpoints.ledger import Ledger
-from metav.endpoints.wrappers import Pace
+from metav.endpoints.wrappers import Traffic
 from metav.errors import EndpointError, MetavError, SettingsError, StorageError, SuspectError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.storage import canonical_json
@@ -72,7 +72,7 @@ def judge(
     access: Access,
     ledger: Path | None = None,
     content: str = "",
-    paces: dict[str, Pace] | None = None,
+    traffic: Traffic | None = None,
 ) -> Verdict:
     """Ask one suspect, and judge it; with a ledger no answer is lost, and none asked for twice.
 
@@ -88,7 +88,7 @@ def judge(
         The file of its answers.
     content
         Its `fingerprint_of`, where that is known already.
-    paces
+    traffic
         As for `connect`.
     """
     with ExitStack() as stack:
@@ -97,7 +97,7 @@ def judge(
             facts = (named(suspect), content or fingerprint_of(suspect, access)) if suspect else ("", "")
             return stack.enter_context(closing(Ledger(ledger or Path(), fingerprint.digest, *facts)))
 
-        endpoint = connect(suspect, fingerprint.spec, access, None if ledger is None else book, paces)
+        endpoint = connect(suspect, fingerprint.spec, access, None if ledger is None else book, traffic)
         stack.enter_context(closing(endpoint))
         try:
             verdict = verify(fingerprint, endpoint, repeat=REPEAT)
@@ -124,11 +124,11 @@ def judge_all(
     What that file already has is not asked again, but for suspects that could not be completed, and files that are
     others now: of several rows the last counts. Outcomes come in the order in which they are ready; only those under
     way are held in memory. Interrupted, it calls `interrupted` and waits for these, as their answers have been asked
-    for.
+    for, but not for servers that want to be left alone for a while: their suspects could not be completed.
     """
     check(access, fingerprint.spec)
     campaign = campaign_of(fingerprint, access)
-    lock, paces = Lock(), dict[str, Pace]()
+    lock, traffic = Lock(), Traffic()
     with _opened(out, campaign) as (done, file):
         writer = csv.DictWriter(file, FIELDS)
         if not file.tell():
@@ -143,7 +143,7 @@ def judge_all(
                     return Outcome(suspect=name, earlier=done[name])
                 book = hashlib.sha256(f"{fingerprint.digest}{suspect}{content}".encode()).hexdigest()[:16]
                 ledger = None if ledgers is None else ledgers / f"{book}.jsonl"
-                verdict = judge(fingerprint, suspect, access, ledger, content, paces)
+                verdict = judge(fingerprint, suspect, access, ledger, content, traffic)
                 outcome = Outcome(suspect=name, content=content, verdict=verdict)
             except MetavError as error:
                 outcome = Outcome(suspect=name, content=content, error=error)
@@ -170,6 +170,7 @@ def judge_all(
                         progress(1)
                     yield each.result()
         except KeyboardInterrupt:
+            traffic.halt.set()
             if interrupted is not None:
                 interrupted()
             raise

@@ -15,7 +15,7 @@ from metav.access import QUERY, Access
 from metav.endpoints.base import Endpoint, Local, Wrapper
 from metav.endpoints.ledger import Ledger, Recorded
 from metav.endpoints.onnx_file import OnnxFile, weights_beside
-from metav.endpoints.wrappers import Batched, Ordered, Pace, Paced, Prepared
+from metav.endpoints.wrappers import Batched, Ordered, Pace, Paced, Prepared, Traffic
 from metav.errors import MissingExtraError, UsageError
 from metav.spec import Spec
 from metav.storage import canonical_json
@@ -30,7 +30,7 @@ def connect(
     spec: Spec,
     access: Access | None = None,
     ledger: Callable[[], Ledger] | None = None,
-    paces: dict[str, Pace] | None = None,
+    traffic: Traffic | None = None,
 ) -> Endpoint:
     """An endpoint for a suspect.
 
@@ -45,9 +45,8 @@ def connect(
         How it is asked.
     ledger
         Opens what keeps its answers, once there is a suspect to ask; without one they all come from it.
-    paces
-        Those of servers that are being asked, by host; the suspect's is added. Suspects of one server keep to one
-        `access.rate` together.
+    traffic
+        What it shares with suspects that are asked at the same time; the pace of its server is added.
 
     Raises
     ------
@@ -59,7 +58,7 @@ def connect(
     access = access or Access()
     check(access, spec)
     size = size_of_batches(suspect, access)
-    found = _reach(suspect, spec, access, {} if paces is None else paces) if suspect else None
+    found = _reach(suspect, spec, access, traffic or Traffic()) if suspect else None
     endpoint: Endpoint
     if ledger is not None:
         endpoint = Recorded(found, ledger(), size)
@@ -130,7 +129,7 @@ def size_of_batches(suspect: str, access: Access) -> int:
     return access.batch or (REQUEST if online(suspect) else WHOLE)
 
 
-def _reach(suspect: str, spec: Spec, access: Access, paces: dict[str, Pace]) -> Endpoint:
+def _reach(suspect: str, spec: Spec, access: Access, traffic: Traffic) -> Endpoint:
     """The suspect, asked as often, as fast and with such inputs as it wants."""
     if not online(suspect) and "://" in suspect:
         raise UsageError(f"expected a path, or a URL with http or https, got {suspect!r}: check the address.")
@@ -140,8 +139,8 @@ def _reach(suspect: str, spec: Spec, access: Access, paces: dict[str, Pace]) -> 
         from metav.endpoints.retried import Retried
 
         if access.rate:
-            adapter = Paced(adapter, paces.setdefault(urlsplit(suspect).netloc, Pace(access.rate)))
-        found = Retried(adapter, access.attempts)
+            adapter = Paced(adapter, traffic.paces.setdefault(urlsplit(suspect).netloc, Pace(access.rate)))
+        found = Retried(adapter, access.attempts, halt=traffic.halt)
     else:
         found = OnnxFile(Path(suspect), access.output)
     if access.box is not None or access.channels_last:

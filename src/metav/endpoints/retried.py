@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import stamina
 from torch import Tensor
 
@@ -22,23 +24,34 @@ class Retried(Wrapper):
         Seconds to wait after the first failure, and at most.
     patience
         Seconds that a server may ask for; if it wants more, its error is final.
+    halt
+        Once it is set, errors are final.
     """
 
     def __init__(
-        self, inner: Endpoint, attempts: int, *, first: float = 0.1, longest: float = 60.0, patience: float = 600.0
+        self,
+        inner: Endpoint,
+        attempts: int,
+        *,
+        first: float = 0.1,
+        longest: float = 60.0,
+        patience: float = 600.0,
+        halt: Event | None = None,
     ) -> None:
         super().__init__(inner)
-        self.patience = patience
+        self.patience, self.halt = patience, halt or Event()
         self.caller = stamina.RetryingCaller(
             attempts=attempts, timeout=None, wait_initial=first, wait_max=longest, wait_jitter=first
         ).on(self._waits)
 
     def _waits(self, error: Exception) -> bool | float:
-        if not isinstance(error, EndpointError) or not error.passing:
+        if not isinstance(error, EndpointError) or not error.passing or self.halt.is_set():
             return False
         if error.after is None:
             return True
-        return error.after if error.after <= self.patience else False
+        if error.after > self.patience or self.halt.wait(error.after):  # here, where the wait can be cut short
+            return False
+        return 0.0
 
     def query(self, batch: Tensor) -> Tensor:
         """The answers of the first attempt that succeeds."""

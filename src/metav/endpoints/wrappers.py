@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from threading import Lock
+from dataclasses import dataclass, field
+from threading import Event, Lock
 
 import torch
 from torch import Tensor
@@ -45,6 +46,22 @@ class Pace:
             turn = max(now, self._next)
             self._next = turn + queries / self.rate
         time.sleep(turn - now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """What suspects that are asked side by side share.
+
+    Attributes
+    ----------
+    paces
+        Of each server, by host: its suspects keep to one rate together.
+    halt
+        Set when nobody wants to wait any longer for a server that wants to be left alone.
+    """
+
+    paces: dict[str, Pace] = field(default_factory=dict)
+    halt: Event = field(default_factory=Event)
 
 
 class Paced(Wrapper):
