@@ -163,3 +163,16 @@ def test_independent_models_are_not_taken_for_the_target_in_another_order():
         except SuspectError:
             taken += 1
     assert taken <= len(others) // 10  # untrained ones; with three classes two in another order are alike by chance
+
+
+def test_probabilities_that_an_api_sorts_are_refused_and_those_of_a_model_of_one_class_are_not():
+    given = torch.softmax(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), -1)
+    with pytest.raises(SuspectError, match="got the largest first in each answer: ask for them by class"):
+        understand(given.sort(descending=True).values, tiny.TABLES, 40)
+    falling = given.sort(descending=True).values
+    assert understand(falling, tiny.TABLES, 40, reference=falling)[1] == ()  # as the target's are
+    alike = torch.tensor([0.5, 0.3, 0.2]) + 0.01 * torch.rand(40, 1)
+    assert understand(alike / alike.sum(1, keepdim=True), tiny.TABLES, 40)[1] == ()
+    rounded = torch.tensor([[0.99, 0.01, 0.0], [1.0, 0.0, 0.0]]).repeat(20, 1)
+    rounded[:30] = rounded[1]
+    assert understand(rounded, tiny.TABLES, 40)[1] == ()

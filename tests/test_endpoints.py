@@ -6,6 +6,7 @@ import math
 import random
 import time
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -25,7 +26,7 @@ from metav.endpoints.inference_v2 import InferenceV2
 from metav.endpoints.json_api import JsonApi
 from metav.endpoints.ledger import Ledger, Recorded
 from metav.endpoints.retried import Retried
-from metav.endpoints.wrappers import Batched, Ordered, Pace, Paced
+from metav.endpoints.wrappers import Batched, Ordered, Pace, Paced, Prepared
 from metav.errors import EndpointError, UsageError
 from metav.schemes import get
 from metav.verification import verify
@@ -137,6 +138,22 @@ def test_a_secret_is_sent_and_shown_nowhere(monkeypatch, tmp_path):
         endpoint.close()
         assert {seen["authorization"] for seen in server.seen_headers} == {"Bearer s3cr3t-value"}
     assert "s3cr3t" not in (tmp_path / "ledger.jsonl").read_text() + repr(endpoint.about) + repr(access)
+
+
+def test_what_a_server_calls_its_outputs_and_itself_shows_no_secret_and_moves_no_cursor(httpserver, monkeypatch):
+    monkeypatch.setenv("THE_KEY", 'Token token="s3cr3t-value"')
+    facts = {"name": "for s3cr3t-value", "inputs": [{"name": "x"}]}
+    outputs = [{"name": name, "shape": [1], "data": [1.0]} for name in ('\x1b[2J token="s3cr3t-value"', "y" * 1000)]
+    httpserver.expect_request("/v2/models/m").respond_with_json(facts)
+    httpserver.expect_request("/v2/models/m/infer").respond_with_json({"outputs": outputs})
+    access = Access(header=("Authorization=THE_KEY",))
+    with closing(connect(httpserver.url_for("/v2/models/m"), tiny.TABLES, access)) as endpoint:
+        with pytest.raises(EndpointError, match="choose with --output") as raised:
+            endpoint.query(torch.rand(1, 6))
+        shown = f"{raised.value} {endpoint.about}"
+    assert "s3cr3t" not in shown
+    assert shown.isprintable()
+    assert len(shown) < 600
 
 
 def test_a_secret_that_a_server_repeats_is_left_out_of_the_error(httpserver, monkeypatch):
@@ -367,6 +384,24 @@ def test_what_is_not_passing_is_not_asked_again_and_a_server_s_wish_is_granted()
     assert calls[1] - calls[0] >= 0.05
 
 
+def test_after_the_last_attempt_nobody_waits():
+    def busy(_):
+        raise EndpointError("expected, got", passing=True, after=300.0)
+
+    began = time.monotonic()
+    with pytest.raises(EndpointError):
+        Retried(Local(busy), attempts=1).query(torch.zeros(1, 3))
+    assert time.monotonic() - began < 100
+
+
+@pytest.mark.parametrize(("low", "high", "box"), [(0.1, 0.9, (0.0, 255.0)), (-3.0, 3.0, (0.0, 100.0))])
+def test_inputs_stay_in_the_box_that_was_given(low, high, box):
+    seen = []
+    spec = replace(tiny.TABLES, low=low, high=high)
+    Prepared(Local(lambda x: seen.append(x) or x), spec, box).query(torch.tensor([low, high]).repeat(1, 3))
+    assert (float(seen[0].min()), float(seen[0].max())) == box
+
+
 def test_answers_over_http_may_be_nan_and_are_no_wrong_address(tmp_path):
     with serving(lambda x: torch.full((len(x), 3), torch.nan)) as server:
         for path, access in (("v2/models/m", Access()), ("invocations", Access()), ("score", OWN_API)):
@@ -403,11 +438,18 @@ def test_json_that_holds_no_answers_is_said(httpserver, answers, words, monkeypa
         endpoint.query(torch.rand(2, 6))
 
 
-def test_rows_of_named_values_are_put_into_one_order(httpserver):
-    rows = [{"a": 0.9, "b": 0.1}, {"b": 0.8, "a": 0.2}]
-    httpserver.expect_request("/invocations").respond_with_json({"predictions": rows})
-    with closing(connect(httpserver.url_for("/invocations"), tiny.TABLES)) as endpoint:
+def test_rows_of_named_values_are_taken_in_one_order_over_all_answers(httpserver):
+    steady, sorted_ = ([{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}], [{"a": 0.9, "b": 0.1}, {"b": 0.8, "a": 0.2}])
+    for path, rows in (("/first", [steady, sorted_]), ("/second", [sorted_])):
+        for each in rows:
+            httpserver.expect_ordered_request(path).respond_with_json({"predictions": each})
+    with closing(connect(httpserver.url_for("/first"), tiny.TABLES, Access(answer="predictions"))) as endpoint:
         assert endpoint.query(torch.rand(2, 6)).tolist() == [[0.9, 0.1], [0.2, 0.8]]
+        with pytest.raises(EndpointError, match=r'values by name in one order \("a", "b"\).*: end --answer with'):
+            endpoint.query(torch.rand(2, 6))
+    named_ = Access(answer='predictions[*].["b", "a"]')
+    with closing(connect(httpserver.url_for("/second"), tiny.TABLES, named_)) as endpoint:
+        assert endpoint.query(torch.rand(2, 6)).tolist() == [[0.1, 0.9], [0.8, 0.2]]
 
 
 def test_a_server_that_wants_to_be_left_alone_for_long_is(httpserver):

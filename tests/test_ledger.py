@@ -81,6 +81,57 @@ def test_a_changed_ledger_is_noticed(made, kept, damage):
         judge(made, "", Access(), kept)
 
 
+@pytest.mark.parametrize("content", [b'{"Authorization":"my only copy"}', b'{"content":"notes"}', b"x"])
+def test_another_file_is_not_taken_for_a_torn_ledger(made, tmp_path, content):
+    (tmp_path / "mine.json").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"expected a ledger in .*, got another file: give another file"):
+        Ledger(tmp_path / "mine.json", made.digest, "the target")
+    assert (tmp_path / "mine.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 40])
+def test_a_ledger_that_was_torn_in_its_first_line_is_begun_again(made, kept, length):
+    kept.write_bytes(kept.read_bytes()[:length])
+    Ledger(kept, made.digest, "the target").close()
+    assert kept.read_bytes().endswith(b"\n")
+
+
+def test_answers_of_another_shape_are_not_kept_so_that_they_can_be_asked_for_again(made, tmp_path):
+    calls = []
+
+    def once_odd(x):
+        calls.append(len(x))
+        return tiny.tables().target(x)[:, : 2 if len(calls) == 3 else 3]
+
+    for odd in (True, False):
+        book = Ledger(tmp_path / "ledger.jsonl", made.digest, "the target")
+        if odd:
+            with pytest.raises(EndpointError, match=r"shape \(3,\) from .*, as before, got \(2,\): look"):
+                verify(made, Recorded(Local(once_odd), book, 4))
+        else:
+            assert verify(made, Recorded(Local(once_odd), book, 4)).queries == 30
+        book.close()
+
+
+def test_what_was_said_of_the_inputs_is_said_of_the_ledger_too(made, tmp_path):
+    with serving(tiny.tables().target) as server:
+        asked = judge(made, f"{server.url}/v2/models/m", Access(box=(0, 1)), tmp_path / "ledger.jsonl")
+    again = judge(made, "", Access(), tmp_path / "ledger.jsonl")
+    assert again.remarks == asked.remarks
+    assert "inputs between 0 and 1, as --box says" in again.remarks
+
+
+def test_a_full_disk_is_said_with_the_file(made, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    book = Ledger(tmp_path / "ledger.jsonl", made.digest, "the target")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"to write .*ledger.jsonl', got No space left on device: make room"):
+        book.add([("0", 0)], torch.zeros(1, 3))
+    book.close()
+
+
 def test_a_ledger_belongs_to_one_fingerprint_one_suspect_and_one_process_at_a_time(made, kept, tmp_path):
     with pytest.raises(SettingsError, match="expected a ledger for the suspect another"):
         Ledger(kept, made.digest, "another")
@@ -109,7 +160,7 @@ def test_a_ledger_keeps_answers_as_they_came_so_that_a_better_reading_needs_no_n
                 judge(made, other, Access(), tmp_path / "ledger.jsonl")
         with pytest.raises(SettingsError, match="expected answers to the same requests"):
             judge(made, url, Access(box=(0, 1)), tmp_path / "ledger.jsonl")
-    assert right.remarks == ("classes at the places 1 2 0, as --classes says",)
+    assert right.remarks[-1] == "classes at the places 1 2 0, as --classes says"
     assert right.rate == pytest.approx(verify(made, tiny.tables().target).rate, abs=1e-5)
     assert right.rate != pytest.approx(wrong, abs=1e-5)
 

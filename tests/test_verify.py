@@ -31,7 +31,7 @@ from misbehaving import serving
 
 @pytest.fixture(scope="module")
 def made():
-    return get("metav(iterations=60)").construct(tiny.tables(), queries=20, seed=0)
+    return tiny.referred(get("metav(iterations=60)").construct(tiny.tables(), queries=20, seed=0), tiny.tables().target)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_without_a_suspect_the_ledger_is_judged(file, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "expected a suspect, got none"),
+        ([], 2, "expected a suspect before all options, got none"),
         (["gone.onnx"], 2, "expected an ONNX file or a URL"),
         (["gone.onnx", "--out", "o.csv"], 2, "expected --out beside --suspects alone"),
         (["--suspects", "gone.csv", "--json"], 2, "expected --json beside one suspect alone"),
@@ -103,6 +103,7 @@ def test_without_a_suspect_the_ledger_is_judged(file, tmp_path, capsys):
         (["a.onnx", "--header", "Authorization=TOKEN"], 2, "expected a URL beside --header"),
         (["a.onnx", "--rate", "2", "--timeout", "5"], 2, "expected a URL beside --rate and --timeout, got 'a.onnx'"),
         (["--suspects", "gone.csv"], 2, "expected a CSV file for --suspects"),
+        (["--suspects", "/dev/null"], 2, "save the list as a file first"),
         (["--suspects", "gone.csv", "--jobs", "0"], 2, "--jobs of at least 1"),
         (["http://h/v2/models/m", "--header", "Authorization"], 2, "expected --header NAME=VARIABLE"),
         (["--ledger", "gone.jsonl"], 1, "name the suspect to ask it"),
@@ -466,3 +467,19 @@ def test_a_suspect_that_gives_the_same_answer_to_all_is_remarked_on(made):
     constant = verify(made, lambda x: torch.tensor([[0.5, 0.3, 0.2]]).repeat(len(x), 1))
     assert constant.remarks[0].startswith("nearly the same answer to every query")
     assert verify(made, tiny.tables().target).remarks == ()
+
+
+def test_answers_in_another_unit_are_remarked_on():
+    ensemble = tiny.regressors()
+    target = ensemble.target
+    made = tiny.referred(get("metav(iterations=20)").construct(ensemble, queries=20, seed=0), target)
+    assert verify(made, target).remarks == ()
+    assert verify(made, lambda x: target(x) / 7 + 1).remarks == (
+        "answers follow the target's at 0.143 times their size: are they in another unit?",
+    )
+    assert all(verify(made, each).remarks == () for each in (*ensemble.positives, *ensemble.negatives))
+
+
+def test_a_fingerprint_without_the_target_s_answers_says_what_was_not_checked(made):
+    (remark,) = verify(replace(made, reference=None), tiny.tables().target).remarks
+    assert remark.startswith("the order of classes was not checked")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from metav.fingerprint import Fingerprint
 from metav.optim import Adam
 from metav.schemes import Ensemble
 from metav.schemes.base import CohortModels
@@ -67,6 +68,12 @@ def generator(seed: int) -> nn.Module:
         return nn.Sequential(
             nn.Linear(5, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 64), nn.Sigmoid(), nn.Unflatten(1, (1, 8, 8))
         )
+
+
+def referred(made: Fingerprint, target: nn.Module) -> Fingerprint:
+    """A fingerprint that holds its target's answers, as those that `metav fingerprint` writes."""
+    with torch.no_grad():
+        return replace(made, reference=target(made.queries))
 
 
 def near(model: nn.Module, fresh: nn.Module, seed: int) -> nn.Module:

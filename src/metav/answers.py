@@ -20,6 +20,8 @@ MOST = 50.0  # percent: what classes that are given have of 100 on average, so t
 BYTES = 2.0  # a highest value beyond which images are in 0..255
 ALIKE, UNLIKE = 0.8, 0.3  # correlations with the target of answers in another order, and in the one given
 
+VARIED = 0.05  # standard deviation of the largest probability, below which it tells little
+
 
 def understand(raw: Tensor, spec: Spec, count: int, reference: Tensor | None = None) -> tuple[Tensor, tuple[str, ...]]:
     """Outputs (count, *spec.output_shape), float32, and one remark for each conversion.
@@ -43,6 +45,7 @@ def understand(raw: Tensor, spec: Spec, count: int, reference: Tensor | None = N
     values = usable(raw, count)
     if spec.output == "probabilities":
         outputs, remarks = _probabilities(values, spec.output_shape[0])
+        _check_sorted(outputs, reference)
         if reference is not None:
             _check_order(outputs, reference)
     elif spec.output == "images":
@@ -165,6 +168,23 @@ def _images(values: Tensor) -> tuple[Tensor, list[str]]:
     raise SuspectError(
         f"expected images in [0, 1], [-1, 1] or [0, 255], got values in [{low:g}, {high:g}]: check what it generates."
     )
+
+
+def _check_sorted(outputs: Tensor, reference: Tensor | None) -> None:
+    """Refuse probabilities that fall from class to class in each answer: which class each is of has been lost."""
+    if outputs.shape[1] < 3 or (reference is not None and _falling(reference).all()):
+        return
+    apart = (outputs.diff(dim=1) != 0).all(1)  # of rounded ones many are equal
+    varied = outputs[:, 0].std(correction=0) > VARIED  # not of a model that answers nearly the same to all
+    if varied and _falling(outputs).all() and apart.sum() > len(outputs) / 2:
+        raise SuspectError(
+            "expected probabilities in one order of classes, got the largest first in each answer: ask for them by "
+            "class, for example with sort_by(@, &label) in --answer."
+        )
+
+
+def _falling(values: Tensor) -> Tensor:
+    return (values.diff(dim=1) <= 0).all(1)
 
 
 def _check_order(outputs: Tensor, reference: Tensor) -> None:

@@ -22,7 +22,7 @@ from metav.endpoints.ledger import Ledger
 from metav.endpoints.wrappers import Traffic
 from metav.errors import EndpointError, MetavError, SettingsError, StorageError, SuspectError, UsageError
 from metav.fingerprint import Fingerprint
-from metav.storage import canonical_json
+from metav.storage import canonical_json, make_folder
 from metav.verification import Verdict, verify
 
 REPEAT = 3  # queries asked a second time: three answers that stay the same are no chance
@@ -95,7 +95,12 @@ def judge(
 
         def book() -> Ledger:
             facts = (named(suspect), content or fingerprint_of(suspect, access)) if suspect else ("", "")
-            return stack.enter_context(closing(Ledger(ledger or Path(), fingerprint.digest, *facts)))
+            opened = Ledger(ledger or Path(), fingerprint.digest, *facts, said=replace(access, classes=()).remarks())
+            if not suspect:
+                said.extend(opened.header.get("said", ()))
+            return stack.enter_context(closing(opened))
+
+        said: list[str] = []
 
         endpoint = connect(suspect, fingerprint.spec, access, None if ledger is None else book, traffic)
         stack.enter_context(closing(endpoint))
@@ -105,7 +110,7 @@ def judge(
             if ledger is None:
                 raise
             raise SuspectError(f"{error} Its answers are kept in {str(ledger)!r}: delete it to ask again.") from error
-        return replace(verdict, remarks=(*verdict.remarks, *access.remarks()))
+        return replace(verdict, remarks=(*verdict.remarks, *said, *access.remarks()))
 
 
 def judge_all(
@@ -127,6 +132,8 @@ def judge_all(
     for, but not for servers that want to be left alone for a while: their suspects could not be completed.
     """
     check(access, fingerprint.spec)
+    if ledgers is not None:
+        make_folder(ledgers)
     campaign = campaign_of(fingerprint, access)
     lock, traffic = Lock(), Traffic()
     with _opened(out, campaign) as (done, file):
@@ -261,6 +268,8 @@ def listed(path: Path) -> Iterator[str]:
         There is no such file, or no such column, or nothing in it.
     """
     some = False
+    if path.exists() and not path.is_file():  # it is read twice
+        raise UsageError(f"expected a CSV file for --suspects, got {str(path)!r}: save the list as a file first.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)

@@ -78,7 +78,9 @@ def verify(
             "expected --json beside one suspect alone, got it with --suspects: read the CSV file of --out."
         )
     if suspects is None and not suspect and ledger is None:
-        raise UsageError("expected a suspect, got none: give model.onnx, a URL, or the --ledger of an earlier run.")
+        raise UsageError(
+            "expected a suspect before all options, got none: give model.onnx, a URL, or an earlier run's --ledger."
+        )
     if file.suffix == ".onnx":
         raise UsageError(f"expected a fingerprint first, then the suspect, got {str(file)!r} first: swap them.")
     how = access or Access()
@@ -117,7 +119,9 @@ def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, 
     word = Outcome(suspect=name, verdict=verdict).word
     if as_json:
         about = {"remarks": list(verdict.remarks), "about": dict(verdict.about), "fingerprint": found.digest}
-        output().print_json(json.dumps({"suspect": name, "verdict": word, **facts(verdict), **about}))
+        output().print_json(
+            json.dumps({"suspect": name, "verdict": word, **facts(verdict), **about}), ensure_ascii=True
+        )
     else:
         p_value = "" if verdict.p_value is None else f"p-value of a false accusation {verdict.p_value:.4f}, "
         output().print(

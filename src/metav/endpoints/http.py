@@ -48,8 +48,11 @@ class Server:
         parts = split(url)
         asked = [parts.query, *(pair.partition("=")[2] for pair in parts.query.split("&"))]
         asked += [unquote_plus(each) for each in asked]
-        self._secrets = [value for value in (headers or {}).values() if len(value) >= SHORT]
-        self._secrets += [value for value in asked if len(value) >= KEY]
+        self._secrets = [value for value in asked if len(value) >= KEY]
+        for value in (headers or {}).values():  # of "Bearer KEY" or "token=KEY" the key alone, too
+            keys = (value, value.rsplit(" ", 1)[-1], value.rsplit("=", 1)[-1].strip('"'))
+            self._secrets += [key for key in keys if len(key) >= SHORT]
+        self._secrets += [json.dumps(each)[1:-1] for each in self._secrets]  # as JSON has them
         if parts.password or parts.username:
             raise UsageError("expected a URL without a password, got one with it: use --header NAME=VARIABLE.")
         self.shown = parts._replace(query="", fragment="").geturl()  # queries of URLs hold keys now and then
@@ -107,7 +110,7 @@ class Server:
             return json.loads(content)  # with NaN and Infinity, which Python writes and JSON does not know
         except (ValueError, RecursionError) as error:
             raise self._error(
-                f"something else ({self._text(content)})",
+                f"something else ({self.shortened(content)})",
                 "check that the URL is that of the model and not of a page",
             ) from error
 
@@ -129,7 +132,7 @@ class Server:
         if 300 <= code < 400:
             where = re.split("[?#]", answer.headers.get("location", ""))[0]
             raise self._error(
-                f"a redirect to {self._text(where.encode()) if where else 'nowhere'}",
+                f"a redirect to {self.shortened(where.encode()) if where else 'nowhere'}",
                 "give the final URL, and log in with --header NAME=VARIABLE if that is a login page",
             )
         step = {
@@ -138,12 +141,12 @@ class Server:
             404: "check the URL and the model's name",
             429: "ask more slowly with --rate",
         }.get(code, "read what it says" if code < 500 else "try later, or ask for fewer at a time with --batch")
-        text = self._text(content)
+        text = self.shortened(content)
         after = _seconds(answer.headers.get("retry-after"))
         wish = "" if after is None else f", to be asked again after {after:g} s"
         raise self._error(f"status {code} ({text}){wish}", step, passing=code in PASSING, after=after)
 
-    def _text(self, content: bytes) -> str:
+    def shortened(self, content: bytes) -> str:
         """The start of what a server wrote, on one line, without secrets and what moves a terminal's cursor."""
         words = content[: 16 * SHOWN].decode("utf-8", "replace").split()
         text = "".join(letter for letter in " ".join(words) if letter.isprintable())
@@ -152,13 +155,11 @@ class Server:
     def _clean(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
-            if " " in secret:  # of "Bearer KEY" the key alone too
-                text = text.replace(secret.rsplit(" ", 1)[-1], "[secret]")
         return text
 
     def misunderstood(self, wanted: str, found: Any, next_step: str) -> EndpointError:
         """The error for JSON that is not what was expected."""
-        return self._error(self._text(json.dumps(found, default=str).encode()), next_step, wanted=wanted)
+        return self._error(self.shortened(json.dumps(found, default=str).encode()), next_step, wanted=wanted)
 
     def _error(
         self,

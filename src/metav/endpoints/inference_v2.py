@@ -57,9 +57,8 @@ class InferenceV2(Endpoint):
             names = [self.output] if self.output else list(outputs)
             if len(names) > 1 or (outputs and names[0] not in outputs):
                 wanted = f"the output {self.output!r}" if self.output else "one output"
-                raise EndpointError(
-                    f"expected {wanted} from {self.server.shown}, got {', '.join(outputs)}: choose with --output."
-                )
+                given = self.server.shortened(", ".join(map(str, outputs)).encode())
+                raise EndpointError(f"expected {wanted} from {self.server.shown}, got {given}: choose with --output.")
             chosen = outputs[names[0]]
             flat = np.array(_flat(chosen["data"]), dtype=np.float64)  # null is NaN
             return torch.from_numpy(flat).reshape([int(size) for size in chosen["shape"]])
@@ -74,7 +73,7 @@ class InferenceV2(Endpoint):
     def about(self) -> Mapping[str, str]:
         """Where it is, and what it was last known to call itself."""
         known = self._facts or {}
-        named = {key: str(known[key]) for key in ("name", "platform") if known.get(key)}
+        named = {key: self.server.shortened(str(known[key]).encode()) for key in ("name", "platform") if known.get(key)}
         return {"suspect": self.server.shown, "protocol": "Open Inference Protocol v2", **named}
 
     def _input(self) -> tuple[str, str]:

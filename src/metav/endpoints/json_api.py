@@ -52,6 +52,7 @@ class JsonApi(Endpoint):
                 f'expected "{BATCH}" or "{QUERY}" in the request, got {request!r}: one of them, where the inputs go.'
             )
         self.single = marks[0] == QUERY
+        self._names: list[str] = []  # of values that come by name
 
     def query(self, batch: Tensor) -> Tensor:
         """Answers (n, ...) as the API gives them."""
@@ -66,12 +67,33 @@ class JsonApi(Endpoint):
     def _ask(self, mark: str, values: Tensor) -> Tensor:
         found = self.server.post(_filled(self.request, mark, values.tolist()))
         try:
-            numbers = _numbers(self.answer.search(found))
+            numbers = self._numbers(self.answer.search(found))
             return torch.from_numpy(np.array(numbers, dtype=np.float64))  # null is NaN
         except (JMESPathError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise self.server.misunderstood(
                 f"numbers at {self.answer.expression!r}", found, "set --answer to where they are"
             ) from error
+
+    def _numbers(self, found: Any) -> Any:
+        """Numbers as they are; of a table's rows, as some servers of pandas give them, the values in their order.
+
+        That must be one order, from the first row of the first answer on: which class is which cannot be told else.
+        """
+        if found is None:
+            raise ValueError("nothing is there")
+        if isinstance(found, list) and found and isinstance(found[0], dict):
+            self._names = self._names or list(found[0])
+            if any(set(row) != set(self._names) for row in found):
+                raise ValueError("rows of other names")
+            if any(list(row) != self._names for row in found):
+                shown = ", ".join(f'"{name}"' for name in self._names)
+                raise self.server.misunderstood(
+                    f"values by name in one order ({self.server.shortened(shown.encode())})",
+                    found,
+                    'end --answer with the names in the target\'s order, as .["a", "b"]',
+                )
+            return [list(row.values()) for row in found]
+        return found
 
     def close(self) -> None:
         """Close connections to the server."""
@@ -90,15 +112,3 @@ def _filled(template: Any, mark: str, value: Any) -> Any:
     if isinstance(template, list):
         return [_filled(each, mark, value) for each in template]
     return value if template == mark else template
-
-
-def _numbers(found: Any) -> Any:
-    """Numbers as they are; of a table's rows, as some servers of pandas give them, the values in their order."""
-    if found is None:
-        raise ValueError("nothing is there")
-    if isinstance(found, list) and found and isinstance(found[0], dict):
-        names = list(found[0])  # in one order for all rows
-        if any(row.keys() != found[0].keys() for row in found):
-            raise ValueError("rows of other names")
-        return [[row[name] for name in names] for row in found]
-    return found

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +22,7 @@ from metav.errors import EndpointError, IntegrityError, MetavError, SettingsErro
 from metav.storage import sync
 
 FORMAT = 1
+_BEGIN = b'{"content":"ledger",'
 _OTHER = "give another file to --ledger."
 
 
@@ -43,6 +45,8 @@ class Ledger:
         What the suspect is called; empty to read what the file says, which must then be there.
     how
         Digest of what it is and how it is asked; answers to other requests are not its answers.
+    said
+        The same in words, as far as verdicts tell of it.
 
     Raises
     ------
@@ -54,7 +58,9 @@ class Ledger:
         It cannot be read or written, or is not there and no suspect was named.
     """
 
-    def __init__(self, path: Path, fingerprint: str, suspect: str = "", how: str = "") -> None:
+    def __init__(
+        self, path: Path, fingerprint: str, suspect: str = "", how: str = "", said: Sequence[str] = ()
+    ) -> None:
         self.path = path
         self.header: dict[str, Any] = {}
         self.answers: dict[tuple[str, int], Any] = {}
@@ -77,7 +83,7 @@ class Ledger:
                 self._file.truncate(whole)
                 self._file.seek(whole)
                 if not whole:
-                    self.header = {"content": "ledger", "format": FORMAT, **named}
+                    self.header = {"content": "ledger", "format": FORMAT, **named, "said": list(said)}
                     self._append([self.header])
                     sync(path.parent)
         except Timeout as error:
@@ -119,9 +125,14 @@ class Ledger:
             raise StorageError(
                 f"expected a ledger to write to, got {str(self.path)!r}, opened to be read: name the suspect."
             )
-        self._file.write(text)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(text)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"expected to write {str(self.path)!r}, got {error.strerror or error}: make room, or {_OTHER}"
+            ) from error
 
     def _read(self) -> int:
         """Take in all whole lines; return where they end."""
@@ -129,6 +140,8 @@ class Ledger:
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
+                    if number == 1 and not _BEGIN.startswith(line[: len(_BEGIN)]):
+                        raise IntegrityError(f"expected a ledger in {str(self.path)!r}, got another file: {_OTHER}")
                     break
                 try:
                     row = json.loads(line)
@@ -190,14 +203,21 @@ class Recorded(Endpoint):
         missing = [index for index, key in enumerate(keys) if key not in self.ledger.answers]
         for start in range(0, len(missing), self.size):
             chosen = missing[start : start + self.size]
-            self.ledger.add([keys[index] for index in chosen], self._ask(batch[chosen]))
+            answers = self._ask(batch[chosen])
+            for known in islice(self.ledger.answers.values(), 1):
+                if answers.shape[1:] != np.shape(known):  # not kept, so that it can be asked for again
+                    raise EndpointError(
+                        f"expected answers of shape {np.shape(known)} from {self.about['suspect']}, as before, got "
+                        f"{tuple(answers.shape[1:])}: look at what it answers, and run the same command again."
+                    )
+            self.ledger.add([keys[index] for index in chosen], answers)
         try:
             found = np.array([self.ledger.answers[key] for key in keys], dtype=np.float64)  # null is NaN
             return torch.from_numpy(found)
         except (ValueError, TypeError) as error:
             raise EndpointError(
                 f"expected answers of one shape in {str(self.ledger.path)!r}, got several ({error}): look at what "
-                "the suspect answers."
+                "the suspect answers, and delete the file to ask it again."
             ) from error
 
     def _ask(self, batch: Tensor) -> Tensor:

@@ -40,12 +40,13 @@ class Retried(Wrapper):
     ) -> None:
         super().__init__(inner)
         self.patience, self.halt = patience, halt or Event()
+        self.attempts = self._left = attempts
         self.caller = stamina.RetryingCaller(
             attempts=attempts, timeout=None, wait_initial=first, wait_max=longest, wait_jitter=first
         ).on(self._waits)
 
     def _waits(self, error: Exception) -> bool | float:
-        if not isinstance(error, EndpointError) or not error.passing or self.halt.is_set():
+        if not isinstance(error, EndpointError) or not error.passing or not self._left or self.halt.is_set():
             return False
         if error.after is None:
             return True
@@ -55,4 +56,9 @@ class Retried(Wrapper):
 
     def query(self, batch: Tensor) -> Tensor:
         """The answers of the first attempt that succeeds."""
-        return self.caller(self.inner.query, batch)
+        self._left = self.attempts
+        return self.caller(self._ask, batch)
+
+    def _ask(self, batch: Tensor) -> Tensor:
+        self._left -= 1
+        return self.inner.query(batch)

@@ -101,6 +101,7 @@ class Prepared(Wrapper):
         if self.box is not None:
             low, high = self.spec.bounds()
             batch = self.box[0] + (batch - low) * ((self.box[1] - self.box[0]) / (high - low))
+            batch = batch.clamp(*self.box)  # rounding
         return self.inner.query(batch.movedim(1, -1) if self.last else batch)
 
 
