@@ -185,7 +185,10 @@ def test_what_cannot_be_used_is_na_in_the_report(bench):
 def test_rows_are_as_many_as_schemes_whatever_lacks(smoke_zoo):
     cells = benchmark.run(smoke_zoo, ["metav(iterations=2)", "akh"], repeats=1, queries=[3], jobs=1)
     assert {each.cell.scheme for each in cells} == {"metav(iterations=2)"}
-    assert benchmark.lacking(smoke_zoo, "akh") == "class labels"
+    assert benchmark.lacking(smoke_zoo, "akh") == benchmark.lacking(smoke_zoo, "cohort(labels=1)") == "class labels"
+    with pytest.raises(UsageError, match=r"expected models with class labels for cohort\(labels=1\)"):
+        benchmark.require(smoke_zoo, "cohort(labels=1)")
+    assert benchmark.lacking(smoke_zoo, "cohort") == ""
     (alone,) = results.rows(smoke_zoo.scenario, cells, "x")
     assert "not_applicable" not in alone
     _, row = results.rows(smoke_zoo.scenario, cells, "x", {"akh": "class labels"})

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -282,14 +283,160 @@ def test_images_that_are_not_float32_in_0_to_1(change):
         task(spec=spec, target=painter(), **parts)
 
 
-def test_models_that_change_their_inputs_leave_the_data_as_it_was(tmp_path):
-    test = part(seed=2)
-    before = test.x.clone()
-    mine = task(target=InPlace(), test=test, students=1, independents=2)
+@pytest.mark.parametrize("doses", [False, True], ids=["classes", "doses"])
+def test_models_that_change_their_inputs_leave_the_data_and_the_queries_as_they_were(tmp_path, doses):
+    parts = {name: part(seed=seed, doses=doses) for seed, name in enumerate(("own", "public", "test"))}
+    before = {name: each.x.clone() for name, each in parts.items()}
+    spec = replace(SPEC, output="regression") if doses else SPEC
+    mine = task(
+        target=InPlace(), spec=spec, **parts, architectures={"own": InPlace}, students=1, independents=2,
+        negatives={"stranger": InPlace()},
+    )  # fmt: skip
     zoo = Zoo(mine.scenario("smoke"), tmp_path)
     zoo.build(jobs=1)
-    mine.scenario().quality(zoo.load("target"), zoo.load("target"), test)
-    assert torch.equal(test.x, before)
+    mine.scenario().quality(zoo.load("target"), zoo.load("target"), mine.test)
+    made = benchmark.construct(zoo, "metav(iterations=20)", zoo.scenario.suspects, queries=8, seed=0)
+    assert all(torch.equal(each.x, before[name]) for name, each in parts.items())
+    assert made.spec.inside(made.queries)
+    assert verify(made, zoo.load("target")).rate == pytest.approx(made.score(made.reference), abs=1e-5)
+
+
+def pruned(mine: Task) -> list[str]:
+    """Digests of the target and of all that is pruned of it and not tuned."""
+    found = []
+    for suspect in mine.scenario().suspects:
+        parts = suspect.lineage.split(">")
+        if len(parts) == 2 and parts[1].startswith(("wp", "fp")):
+            step = mine.scenario().lineage(suspect.lineage).step
+            found.append(digest(step.draft(mine.target, None).model.state_dict(), {}))
+    return [digest(mine.target.state_dict(), {}), *found]
+
+
+IMAGES = Spec(input_shape=(1, 6, 6), output_shape=(2,), low=-1.0, high=1.0, output="probabilities")
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6, 12])
+def test_nothing_is_there_twice_of_narrow_layers(channels):
+    shown = {
+        name: Part(x=2 * torch.rand(10, 1, 6, 6) - 1, y=torch.arange(10) % 2) for name in ("own", "public", "test")
+    }
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, channels, 3), nn.Flatten(), nn.Linear(16 * channels, 2))
+    found = pruned(task(target=net, spec=IMAGES, **shown))
+    assert len(set(found)) == len(found) > 10
+
+
+def test_nothing_is_there_twice_of_a_single_layer():
+    mine = task(target=nn.Linear(3, 2))
+    found = pruned(mine)
+    assert len(set(found)) == len(found)
+    families = {each.family for each in mine.scenario().suspects}
+    assert {"FTAL", "RTAL"} <= families
+    assert not {"FTLL", "RTLL"} & families
+
+
+def test_an_architecture_that_is_the_target_s_own_is_there_once():
+    mine = task(architectures={"mine": network, "wide": partial(network, 16)}, teachers=3)
+    families = {suspect.family for suspect in mine.scenario().suspects}
+    assert {"Independent mine", "Independent wide", "Distillation mine"} <= families
+    assert not {"Independent same", "Distillation same"} & families
+    assert "student mine" in mine.scenario().cohort.kinds
+    assert "student same" not in mine.scenario().cohort.kinds
+    with pytest.raises(UsageError, match="architectures that differ, got the same weights from mine and twin: leave"):
+        task(architectures={"mine": network, "twin": network})
+
+
+class Constant(nn.Module):
+    """A network with the mean of its inputs in a buffer, and a slope that is neither weight nor buffer."""
+
+    def __init__(self, slope: float = 0.01) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.1, 0.2, 0.3]))
+        self.net, self.slope = network(), slope
+
+    def forward(self, x):
+        return self.net(nn.functional.leaky_relu(x - self.mean, self.slope))
+
+
+class Bare(nn.Module):
+    """A network with a parameter that nothing draws anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.net = nn.Parameter(torch.ones(3)), network()
+
+    def forward(self, x):
+        return self.net(x * self.scale)
+
+
+def test_a_target_whose_weights_cannot_be_drawn_anew_is_said_to_lack_its_twins():
+    constant = task(target=Constant(), architectures={"wide": partial(network, 16)}).scenario()
+    assert "Independent same" in {suspect.family for suspect in constant.suspects}
+    assert constant.fresh("same", 1).net.mean.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert constant.data == "the task mine"
+    bare = task(target=Bare(), architectures={"wide": partial(network, 16)}).scenario()
+    assert "Independent same" not in {suspect.family for suspect in bare.suspects}
+    assert bare.data.endswith("no new models of the target's architecture, as Bare has no reset_parameters")
+
+
+def test_a_setting_of_a_module_that_is_no_weight_makes_another_zoo():
+    torch.manual_seed(0)
+    net = Constant()
+    other = deepcopy(net)
+    other.slope = -1.0
+    assert task(target=net).scenario().settings == task(target=deepcopy(net)).scenario().settings
+    assert task(target=net).scenario().settings != task(target=other).scenario().settings
+
+
+class Zero(nn.Module):
+    """A network whose last layer starts at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x):
+        return self.head(self.body(x).relu())
+
+
+def fit_in_train_mode(drafts, parts):
+    """As people write it: nothing is put back into eval mode."""
+    for draft in drafts:
+        if draft.training is not None:
+            draft.model.train()
+            for name, parameter in draft.model.named_parameters():
+                parameter.requires_grad_(name in draft.trainable)
+            optimiser = torch.optim.Adam([each for each in draft.model.parameters() if each.requires_grad], 0.01)
+            data = parts[draft.training.data]
+            for _ in range(5):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(draft.model.logits(data.x), data.y).backward()
+                optimiser.step()
+
+
+def test_a_fit_that_ends_in_train_mode_is_recorded_as_it_is_loaded(tmp_path):
+    def net():
+        return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+    mine = task(target=net(), architectures={"net": net}, students=1, independents=2, fit=fit_in_train_mode)
+    zoo = Zoo(mine.scenario("smoke"), tmp_path)
+    zoo.build(jobs=1)
+    target = zoo.load("target")
+    for suspect in zoo.scenario.suspects:
+        model = zoo.load(suspect.lineage)
+        again = zoo.scenario.quality(model, target, mine.test)
+        assert zoo.record(suspect.lineage).quality == pytest.approx(again)
+
+
+def test_weights_that_start_at_zero_learn_from_scratch_and_as_students(tmp_path):
+    mine = task(architectures={"zero": Zero}, students=1, independents=2)
+    zoo = Zoo(mine.scenario("smoke"), tmp_path)
+    zoo.build(jobs=1)
+    of_it = [suspect.lineage for suspect in zoo.scenario.suspects if "zero" in suspect.lineage]
+    assert any("distill" in lineage for lineage in of_it)
+    assert any("distill" not in lineage for lineage in of_it)
+    assert all((zoo.load(lineage).net.head.weight != 0).any() for lineage in of_it)
 
 
 def test_describing_a_task_leaves_the_target_in_its_mode():

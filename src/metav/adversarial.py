@@ -108,7 +108,7 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe, codes
     gan.requires_grad_(False)
     named = dict(gan.named_parameters())
     learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
-    masks = kept({name: tensor.detach() for name, tensor in learnt.items()})
+    masks = kept({name: learnt[name] for name in draft.sparse})
     critic = Adam(gan.discriminator.requires_grad_(True).parameters(), training.lr, recipe.betas)
     train_mode(gan)
     maker = Adam(learnt.values(), training.lr, recipe.betas)

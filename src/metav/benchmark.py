@@ -21,7 +21,7 @@ from metav.protocols import Protocol
 from metav.scenarios import Suspect
 from metav.scenarios.base import CohortPlan, Outsider
 from metav.schemes import Ensemble
-from metav.schemes.base import CohortModels
+from metav.schemes.base import CohortModels, needs_of
 from metav.schemes.cohort import Cohort
 from metav.spec import Model
 from metav.storage import canonical_json, make_folder, sweep
@@ -130,7 +130,7 @@ def construct(
 
 def lacking(zoo: Zoo, scheme: str) -> str:
     """What the zoo's models do not give that a scheme needs, in words; empty if it can be used."""
-    needs = schemes.get(scheme).needs
+    needs = needs_of(schemes.get(scheme))
     if needs.cohort and zoo.scenario.cohort is None:
         return "a matched-teacher cohort"
     return needs.lacking(zoo.scenario.spec)

@@ -63,6 +63,7 @@ def _train(zoo: ZooFiles, group: Sequence[str]) -> None:
         zoo.scenario.fit(drafts, parts)
         for draft in drafts:
             draft.to(torch.device("cpu"))
+            draft.model.eval().requires_grad_(False)  # a task's own fit may not
         seconds = (time.perf_counter() - start) / len(group)
         models = dict(zip(group, (draft.model for draft in drafts), strict=True))
         target = zoo.load("target") if zoo.has("target") else models["target"]

@@ -174,7 +174,10 @@ def slanted(progress: float) -> float:
 
 
 def kept(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Where pruning left zeros in weights of linear layers and convolutions: they stay zero when training goes on."""
+    """Where weights of linear layers and convolutions are not zero: zeros that pruning left stay when training goes on.
+
+    Only of those that have any.
+    """
     weights = {name: p.detach() for name, p in parameters.items() if name.endswith("weight") and p.dim() >= 2}
     zeros = {name: weight != 0 for name, weight in weights.items()}
     return {name: mask for name, mask in zeros.items() if not mask.all()}
@@ -194,7 +197,8 @@ def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], object
     )
     state = dict(draft.model.named_buffers())
     forward = partial(objective.outputs, draft.model)
-    for done in _descend(forward, learnt, state, epochs, training, objective, draft.checkpoint, examples=0):
+    masks = kept({name: learnt[name] for name in draft.sparse})
+    for done in _descend(forward, learnt, masks, state, epochs, training, objective, draft.checkpoint, examples=0):
         draft.keep(done, draft.model.state_dict())
 
 
@@ -234,7 +238,8 @@ def _fit_side_by_side(
         for order in map(torch.stack, zip(*(_orders(each, x.shape[1]) for each in trainings), strict=True))
     )
     forward = partial(batched_mlp, drafts[0].model, weights)
-    for done in _descend(forward, learnt, {}, epochs, trainings[0], objective, drafts[0].checkpoint, examples=1):
+    masks = kept({name: learnt[name] for name in drafts[0].sparse})
+    for done in _descend(forward, learnt, masks, {}, epochs, trainings[0], objective, drafts[0].checkpoint, examples=1):
         for index, draft in enumerate(drafts):
             draft.keep(done, unstacked(weights, index))
     for index, draft in enumerate(drafts):
@@ -244,6 +249,7 @@ def _fit_side_by_side(
 def _descend(
     forward: Callable[[Tensor], Tensor],
     learnt: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     epochs: Iterator[tuple[Tensor, Tensor, Tensor | None]],
     training: Training,
@@ -257,9 +263,10 @@ def _descend(
     Yields the number of epochs done after each.
 
     The examples are along axis `examples`; models along the axes before it share no weights, so that the sum of their
-    losses keeps their gradients apart. `state` is what else changes: batch statistics.
+    losses keeps their gradients apart. `masks` are 0 where weights stay zero. `state` is what else changes: batch
+    statistics.
     """
-    objective, masks = objective.of(training), kept(learnt)
+    objective = objective.of(training)
     optimiser = OPTIMISERS[training.optimiser](learnt.values(), training.lr, decay=training.decay)
     random = torch.get_rng_state()
     live = {**state, **{f"learnt.{name}": each for name, each in learnt.items()}, **optimiser.state(), "random": random}
@@ -332,4 +339,4 @@ def _kin(draft: Draft, parts: Mapping[str, Part]) -> tuple[object, ...]:
     shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
     rows = len(parts[training.data].x)
     settings = {**asdict(training), "data": rows, "seed": 0}
-    return (str(model), shapes, draft.trainable, draft.unlabelled, draft.soft, *settings.values())
+    return (str(model), shapes, draft.trainable, draft.sparse, draft.unlabelled, draft.soft, *settings.values())

@@ -80,7 +80,8 @@ def curve(zoo: Zoo, cell: Cell) -> list[dict[str, Any]]:
     for stage in course:
         seconds += time.perf_counter() - start
         made = stage.fingerprint
-        positives, negatives = ([made.score(query(model, made.queries)) for model in side] for side in sides)
+        rates = ([benchmark.matching_rate(made, query(model, made.queries)) for model in side] for side in sides)
+        positives, negatives = rates
         rows.append(
             {
                 "scheme": cell.scheme,

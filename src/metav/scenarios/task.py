@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from types import CellType
-from typing import Any
 
 import torch
 from torch import nn
 
 from metav import adversarial, training
-from metav.adversarial import Recipe
+from metav.adversarial import Gan, Recipe
 from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, thin
@@ -26,18 +23,23 @@ from metav.scenarios.task_checks import check_answers, check_apart, check_logits
 from metav.scenarios.task_models import (
     PENALTY,
     Classifier,
+    Copying,
     answers_with_logits,
+    changes_inputs,
+    lasting_weights,
     ready,
     with_discriminator,
+    with_weights,
 )
+from metav.scenarios.task_source import source
 from metav.spec import Model, Spec
 from metav.stacks import stackable
 from metav.storage import canonical_json, digest
 from metav.suspects import Draft
-from metav.suspects.base import Resettable, computed_weights, layers, seeded
+from metav.suspects.base import Resettable, all_names, computed_weights, layers, seeded
+from metav.suspects.finetuning import last_layers
 from metav.training import Objective, Part, anneal, class_error, soften, squared_error
 
-FIXED = (bool, int, float, str, bytes, tuple, frozenset)
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
 SAME = "same"  # the target's architecture, from scratch
@@ -160,12 +162,13 @@ class Task:
                 "(weight_norm, spectral_norm), so that it cannot be pruned: bake them in, with "
                 "torch.nn.utils.parametrize.remove_parametrizations for example."
             )
-        if self.teachers and not _resettable(self.target):
+        lasting = lasting_weights(self.target)
+        if self.teachers and lasting:
             raise UsageError(
-                "expected a target whose layers all have reset_parameters for teachers, got one that has others: add "
-                "it to them, or leave teachers out."
+                f"expected a target whose layers all have reset_parameters for teachers, got {lasting} without: add "
+                "it, or leave teachers out."
             )
-        if not self.negatives and not (self.independents and (self.architectures or _resettable(self.target))):
+        if not self.negatives and not (self.independents and (self.architectures or not lasting)):
             raise UsageError(
                 "expected models that are independent of the target, got none: give independents of at least 1 and "
                 "architectures (the target's own needs reset_parameters of all its layers), or negatives."
@@ -181,6 +184,11 @@ class Task:
                         f"{type(make).__name__}(...)."
                     )
                 check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:2], self.spec)
+        if twins := [sorted(names - {SAME}) for names in self._drawn.values() if len(names - {SAME}) > 1]:
+            raise UsageError(
+                f"expected architectures that differ, got the same weights from {' and '.join(twins[0])}: leave one "
+                "out, so that no suspect is there twice."
+            )
 
     def scenario(self, profile: Profile = "cpu") -> Scenario:
         """The task with all its suspects; for the profile `smoke` one epoch and few of each."""
@@ -198,11 +206,13 @@ class Task:
             models = {"target": self._wrapped(self.target), **{n: self._ready(n, m) for n, m in self.negatives.items()}}
         with seeded(0):
             made = {name: make() for name, make in self.architectures.items()}
+        lasting = lasting_weights(self.target)
         side_by_side = self.fit is None and kind == "regression" and all(map(stackable, (self.target, *made.values())))
         usual = partial(training.fit, objective=objective)
         if kind == "images":
             usual = partial(adversarial.fit, recipe=GAN, codes=adversarial.given)
-        anew = {SAME: self._anew} if _resettable(self.target) else {}
+        anew = {} if lasting else {SAME: self._anew}
+        alone = f"; no new models of the target's architecture, as {lasting} has no reset_parameters" if lasting else ""
         return Scenario(
             name=self.name,
             profile=profile,
@@ -219,39 +229,58 @@ class Task:
             quality=self.quality or QUALITY[kind],
             merit=self.merit or MERIT[kind],
             method=f"{METHOD[kind] if self.fit is None else 'the task its own'}; made of {self._made_of(made, models)}",
-            data=f"the task {self.name}",
+            data=f"the task {self.name}{alone}",
             group=16 if side_by_side else 1,  # others are written one by one, so that a kill loses no more
             cohort=self._cohort(smoke) if self.teachers else None,
         )
 
     def _made_of(self, made: Mapping[str, nn.Module], given: Mapping[str, nn.Module]) -> str:
         """Names models, training and answers: other ones give other suspects, and so another zoo."""
-        facts = [str(self.logits), *(_source(each) for each in (self.fit, self.quality) if each is not None)]
+        facts = [str(self.logits), *(source(each) for each in (self.fit, self.quality) if each is not None)]
         for name, model in sorted({**made, **given}.items()):
-            own = {type(each) for each in model.modules() if type(each).__module__.split(".")[0] not in LIBRARIES}
-            facts += [name, str(model), digest(model.state_dict(), {}), *sorted(_source(each) for each in own)]
+            own = [each for each in model.modules() if type(each).__module__.split(".")[0] not in LIBRARIES]
+            facts += [name, str(model), digest(model.state_dict(), {}), *sorted({source(each) for each in own})]
         text = ADDRESS.sub("", canonical_json(facts))  # of what has no other name: another in each process
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @cached_property
+    def _drawn(self) -> Mapping[str, frozenset[str]]:
+        """Names of the architectures whose new models from one seed are the same, by what says so."""
+        makers: dict[str, Callable[[], nn.Module]] = {n: partial(self._made, m) for n, m in self.architectures.items()}
+        if not lasting_weights(self.target):
+            makers[SAME] = self._anew
+        found: dict[str, frozenset[str]] = {}
+        for name, make in makers.items():
+            with seeded(0):
+                model = make()
+            key = f"{model}{digest(model.state_dict(), {})}"
+            found[key] = found.get(key, frozenset()) | {name}
+        return found
+
+    @cached_property
+    def _listed(self) -> list[str]:
+        """Architectures of students and independent models: the target's own too, unless it is among those given."""
+        return [*([SAME] if frozenset({SAME}) in self._drawn.values() else []), *self.architectures]
+
     def _suspects(self, smoke: bool) -> Iterator[Suspect]:
-        """As Table 3 of the paper, as far as this task has what it takes."""
+        """As Table 3 of the paper, as far as this task has what it takes, and nothing twice under two names."""
         tuned, study = self._settings(smoke)
-        for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
+        one = last_layers(self.target, 1) == all_names(self.target)  # layer: it is the last, and all
+        for row in ("FTAL", "RTAL") if one else ("FTLL", "FTAL", "RTLL", "RTAL"):
             for seed in (1, 2):
                 yield Suspect(lineage=f"target>{row.lower()}(public,{tuned},seed={seed})", family=row, positive=True)
         for ratio in WP_RATIOS:
-            for pruned in (f"target>wp({ratio})", f"target>wp({ratio},global)"):
-                yield Suspect(lineage=pruned, family="WP", positive=True)
-        for ratio in FP_RATIOS if _convolves(self.target) else ():
+            for scope in ("",) if len(layers(self.target)) == 1 else ("", ",global"):
+                yield Suspect(lineage=f"target>wp({ratio}{scope})", family="WP", positive=True)
+        for ratio in task_cohort.distinct(self.target, FP_RATIOS):
             pruned = f"target>fp({ratio})"
             yield Suspect(lineage=pruned, family="FP", positive=True)
             yield Suspect(lineage=f"{pruned}>ftal(public,{tuned},seed=1)", family="FP", positive=True)
-        architectures = [*([SAME] if _resettable(self.target) else []), *self.architectures]
-        for name in architectures:
+        for name in self._listed:
             for seed in range(1, self.students + 1):
                 link = f"distill(public,{study},seed={seed},student={name})"
                 yield Suspect(lineage=f"target>{link}", family=f"Distillation {name}", positive=True)
-        for name in architectures:
+        for name in self._listed:
             for index in range(self.independents):
                 lineage = f"{name}({('own', 'public')[index % 2]},{study},seed={100 + index})"
                 yield Suspect(lineage=lineage, family=f"Independent {name}", positive=False)
@@ -270,11 +299,13 @@ class Task:
             min(self.teachers, 3) if smoke else self.teachers,
             tuned=tuned,
             study=study,
-            students=[SAME, *self.architectures][: 1 if smoke else None],
+            students=self._listed[: 1 if smoke else None],
             filters=task_cohort.filter_ratio(self.target, FP_RATIOS),
         )
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
+        if not isinstance(model, Gan) and changes_inputs(model, self.test.x[:2]):
+            model = Copying(model)
         if self.spec.output == "probabilities":
             return Classifier(model, gives_logits=self.logits)
         if self.spec.output == "images" and self.fit is None:
@@ -286,7 +317,8 @@ class Task:
         model = ready(negative)
         check_answers(f"the negative {name}", lambda: model, self.test.x[:2], self.spec)
         if self.spec.output == "probabilities":
-            return Classifier(model, gives_logits=answers_with_logits(model, self.test.x[:GLANCE]))
+            logits = answers_with_logits(model, self.test.x[:GLANCE])
+            return Classifier(Copying(model) if changes_inputs(model, self.test.x[:2]) else model, gives_logits=logits)
         return self._wrapped(model)
 
     def _made(self, make: Callable[[], nn.Module]) -> nn.Module:
@@ -297,58 +329,7 @@ class Task:
         """The target's architecture with new weights."""
         with torch.device("cpu"):  # as in `_made`
             model = self._wrapped(deepcopy(self.target)).requires_grad_(True)
-            for module in _with_weights(model):
+            for module in with_weights(model):
                 if isinstance(module, Resettable):
                     module.reset_parameters()
         return model
-
-
-def _source(code: Any) -> str:
-    """The source of a function, with the values that it was made with; of an object that of its class, with its own.
-
-    Global variables that a function reads are not in it, nor what it holds besides numbers, words and code.
-    """
-    if isinstance(code, partial):
-        return f"{_source(code.func)} {_held(code.args)} {_held(code.keywords)}"
-    if inspect.ismethod(code):
-        return f"{_source(code.__func__)} {_source(code.__self__)}"
-    if inspect.isfunction(code):
-        cells = [cell.cell_contents for cell in code.__closure__ or () if cell != CellType()]
-        return f"{_text(code)} {_held(code.__defaults__)} {_held(code.__kwdefaults__)} {_held(cells)}"
-    if inspect.isclass(code) or not hasattr(code, "__dict__"):
-        return _text(code)
-    settings = {name: value for name, value in vars(code).items() if isinstance(value, FIXED)}  # others may change
-    return f"{_text(type(code))} {_held(settings)}"
-
-
-def _held(value: Any) -> str:
-    """A value that says the same in each process."""
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_held, value))}]"
-    if isinstance(value, set | frozenset):
-        return f"{{{', '.join(sorted(map(_held, value)))}}}"
-    if isinstance(value, dict):
-        return f"{{{', '.join(sorted(f'{_held(key)}: {_held(each)}' for key, each in value.items()))}}}"
-    if isinstance(value, FIXED) or value is None:
-        return repr(value)
-    return _text(value) if inspect.isroutine(value) or inspect.isclass(value) else type(value).__qualname__
-
-
-def _text(code: Any) -> str:
-    try:
-        return inspect.getsource(code)
-    except (OSError, TypeError):
-        return str(getattr(code, "__qualname__", type(code).__qualname__))
-
-
-def _with_weights(model: nn.Module) -> Iterator[nn.Module]:
-    """Modules that own parameters or statistics of their own."""
-    return (m for m in model.modules() if [*m.parameters(recurse=False), *m.buffers(recurse=False)])
-
-
-def _resettable(model: nn.Module) -> bool:
-    return all(isinstance(module, Resettable) for module in _with_weights(model))
-
-
-def _convolves(model: nn.Module) -> bool:
-    return any(hasattr(layer, "kernel_size") for _, layer in layers(model))

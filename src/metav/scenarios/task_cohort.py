@@ -13,18 +13,21 @@ COPIES = 4  # of the target, put through each kind of theft
 FILTERS = (0.3, 0.4, 0.2, 0.6, 0.7)  # shares of filters to prune, the first of use
 
 
+def _cut(target: nn.Module, ratio: float) -> list[int]:
+    """How many filters of each convolution are pruned."""
+    return [gone(ratio, filters) for filters in filter_counts(target)]
+
+
+def distinct(target: nn.Module, ratios: Sequence[float]) -> list[float]:
+    """Shares of a target's filters to prune that cut off some, each others; in narrow layers several are the same."""
+    cuts = [_cut(target, ratio) for ratio in ratios]
+    return [ratio for index, ratio in enumerate(ratios) if any(cuts[index]) and cuts[index] not in cuts[:index]]
+
+
 def filter_ratio(target: nn.Module, taken: Sequence[float]) -> float | None:
-    """A share of a target's filters to prune that cuts others off than each of those `taken`; None if there is none.
-
-    In narrow layers several shares are the same number of filters.
-    """
-    counts = filter_counts(target)
-
-    def cut(ratio: float) -> list[int]:
-        return [gone(ratio, filters) for filters in counts]
-
-    others = [cut(ratio) for ratio in taken]
-    return next((ratio for ratio in FILTERS if counts and cut(ratio) not in others), None)
+    """A share of a target's filters to prune that cuts others off than each of those `taken`; None if there is none."""
+    found = distinct(target, [*taken, *FILTERS])
+    return next((ratio for ratio in FILTERS if ratio in found and ratio not in taken), None)
 
 
 def plan(

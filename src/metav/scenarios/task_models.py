@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from metav.adversarial import Gan
 from metav.errors import MissingExtraError, UsageError
 from metav.spec import Spec
+from metav.suspects.base import Resettable
 
 PENALTY = 0.5  # R1, of discriminators that come without batch norm
 CHANNELS = 32
@@ -34,6 +36,40 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Probabilities (n, classes)."""
         return torch.softmax(self.logits(x), -1)
+
+
+class Copying(nn.Module):
+    """A model that changes its inputs in place, asked with copies of them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the model answers."""
+        return torch.as_tensor(self.net(x.clone()))
+
+
+def changes_inputs(model: nn.Module, x: Tensor) -> bool:
+    """Whether a model changes its inputs (n, *input_shape) in place; others would see the changed ones."""
+    given = x.clone()
+    with torch.no_grad():
+        deepcopy(model).eval()(given)
+    return not torch.equal(given, x)
+
+
+def with_weights(model: nn.Module) -> Iterator[nn.Module]:
+    """Modules that own parameters or statistics of their own."""
+    return (m for m in model.modules() if [*m.parameters(recurse=False), *m.buffers(recurse=False)])
+
+
+def lasting_weights(model: nn.Module) -> str:
+    """The kind of the first module whose parameters cannot be drawn anew, without reset_parameters; "" for none.
+
+    What has buffers alone, such as the mean and spread of the inputs, may be without.
+    """
+    owners = (module for module in model.modules() if [*module.parameters(recurse=False)])
+    return next((type(each).__name__ for each in owners if not isinstance(each, Resettable)), "")
 
 
 def ready(model: nn.Module | str | Path) -> nn.Module:

@@ -66,7 +66,7 @@ def require(text: str, spec: Spec) -> None:
         One sentence that says what is lacking.
     """
     scheme = get(text)
-    base.require(call(text)[0], scheme.needs, spec)
+    base.require(text if getattr(scheme, "labels", 0) else call(text)[0], base.needs_of(scheme), spec)
     base.check_form(getattr(scheme, "valid", 0), spec)
 
 

@@ -150,6 +150,11 @@ class Scheme(Protocol):
         ...
 
 
+def needs_of(scheme: Scheme) -> Needs:
+    """What a scheme needs with its options: the labels alone, where it has an option `labels` that says so."""
+    return replace(scheme.needs, suspect="labels") if getattr(scheme, "labels", 0) else scheme.needs
+
+
 def check_queries(queries: int) -> None:
     """Refuse fewer than one query."""
     if queries < 1:

@@ -11,7 +11,7 @@ is s' A s.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.scenarios.base import LEAST_TEACHERS
-from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use, require
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use, needs_of
 from metav.schemes.cohort_answers import (
     LEAST_COPIES,
     Answers,
@@ -120,10 +120,8 @@ class Cohort:
     @torch.no_grad()
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Choose N = `queries`, and keep the teachers' answers to them."""
-        check_use("cohort", self.needs, ensemble, queries)
+        check_use("cohort(labels=1)" if self.labels else "cohort", needs_of(self), ensemble, queries)
         check_form(self.valid, ensemble.spec)
-        if self.labels:
-            require("cohort(labels=1)", replace(self.needs, suspect="labels"), ensemble.spec)
         if ensemble.cohort is None:
             raise UsageError("expected a matched-teacher cohort, got none: run metav zoo build with --cohort.")
         plain = next(iter(ensemble.cohort.kinds.values()))

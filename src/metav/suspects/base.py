@@ -67,7 +67,8 @@ class Training:
 class Draft:
     """A model before its training, and what to train: the trainer changes `model` in place.
 
-    `training` is None where nothing is left to train. `trainable` names the parameters that may change; a `teacher`
+    `training` is None where nothing is left to train. `trainable` names the parameters that may change, `sparse` those
+    of them whose zeros stay, as pruning left them; a `teacher`
     gives the targets of a distillation, and the labels too where the student is `unlabelled`; labels alone where not
     `soft`. `prepare` changes `model` by what it does on the training's inputs, before anything is trained. A long
     training saves its state in `checkpoint`. The trainer leaves the state after each epoch of
@@ -77,6 +78,7 @@ class Draft:
     model: nn.Module
     training: Training | None = None
     trainable: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
     teacher: nn.Module | None = None
     unlabelled: bool = False
     soft: bool = True

@@ -24,7 +24,8 @@ class FineTuning(Training):
     def draft(self, parent: nn.Module, fresh: Fresh) -> Draft:
         """Return a copy of `parent` of which the last layers are to be trained."""
         model = deepcopy(parent)
-        return Draft(model=model, training=self, trainable=_last(model, self.last))
+        names = last_layers(model, self.last)
+        return Draft(model=model, training=self, trainable=names, sparse=names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,8 @@ class Retraining(Training):
     def draft(self, parent: nn.Module, fresh: Fresh) -> Draft:
         """Return a copy of `parent` with the last layers at random, which are to be trained."""
         model = deepcopy(parent)
-        trainable = _last(model, self.last)
+        trainable = last_layers(model, self.last)
+        anew = last_layers(model, max(self.last, 1))
         with seeded(self.seed):
             for _, layer in layers(model)[-max(self.last, 1) :]:
                 if not isinstance(layer, Resettable):
@@ -47,10 +49,11 @@ class Retraining(Training):
                         f"expected reset_parameters of {type(layer).__name__}, got none: add it to retrain the layer."
                     )
                 layer.reset_parameters()
-        return Draft(model=model, training=self, trainable=trainable)
+        sparse = tuple(name for name in trainable if name not in anew)
+        return Draft(model=model, training=self, trainable=trainable, sparse=sparse)
 
 
-def _last(model: nn.Module, count: int) -> tuple[str, ...]:
+def last_layers(model: nn.Module, count: int) -> tuple[str, ...]:
     """Names of the parameters from the `count`-th layer before the end on; of all of them if `count` is 0."""
     names = all_names(model)
     if count == 0:
