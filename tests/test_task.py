@@ -429,6 +429,33 @@ def test_a_fit_that_ends_in_train_mode_is_recorded_as_it_is_loaded(tmp_path):
         assert zoo.record(suspect.lineage).quality == pytest.approx(again)
 
 
+class Scaled(nn.Module):
+    """A regression whose answers are far from 1 in size."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.net, self.size = network(16), size
+
+    def forward(self, x):
+        return self.size * self.net(x)
+
+
+@pytest.mark.parametrize(("size", "flawed"), [(1.0, False), (1e-4, True)])
+def test_a_fingerprint_that_accuses_what_it_was_made_from_is_said_to_be_flawed(tmp_path, size, flawed):
+    parts = {name: part(200, seed, doses=True) for seed, name in enumerate(("own", "public", "test"))}
+    parts = {name: Part(x=each.x, y=size * each.y) for name, each in parts.items()}
+    torch.manual_seed(0)
+    mine = task(
+        target=Scaled(size), spec=replace(SPEC, output="regression"), **parts,
+        architectures={"own": partial(Scaled, size)}, epochs=20, independents=4, students=1,
+    )  # fmt: skip
+    zoo = Zoo(mine.scenario(), tmp_path)
+    zoo.build(jobs=1)
+    made = benchmark.construct(zoo, "metav(iterations=200)", zoo.scenario.suspects, queries=20, seed=0)
+    said = benchmark.flaw(zoo, made)
+    assert bool(said) == flawed, said
+
+
 def test_weights_that_start_at_zero_learn_from_scratch_and_as_students(tmp_path):
     mine = task(architectures={"zero": Zero}, students=1, independents=2)
     zoo = Zoo(mine.scenario("smoke"), tmp_path)

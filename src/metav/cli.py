@@ -171,7 +171,8 @@ def fingerprint(
 ) -> int:
     """Construct a fingerprint of a scenario's target from its whole zoo, and save it.
 
-    Exits with 1 if it does not recognise its own target; it is saved all the same.
+    Exits with 1 if it does not recognise its own target, or accuses most of the independent models that it was made
+    from; it is saved all the same.
     """
     from metav import benchmark, schemes
     from metav.schemes.base import check_queries
@@ -193,11 +194,8 @@ def fingerprint(
         made = benchmark.construct(found, scheme, found.scenario.suspects, queries=queries, seed=seed)
     digest = made.save(out)
     output().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
-    if made.reference is not None and (rate := made.score(made.reference)) <= made.threshold:
-        complain(
-            f"expected a fingerprint that recognises its own target, got a rate of {rate:.4f} with a threshold "
-            f"of {made.threshold:.4f}: use more --queries, more models, or a larger level where the scheme has one."
-        )
+    if found_flaw := benchmark.flaw(found, made):
+        complain(found_flaw)
         return 1
     return 0
 

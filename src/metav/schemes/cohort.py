@@ -52,12 +52,12 @@ class Cohort:
     independents
         The weight w of B.
     exact
-        1 for a p-value that holds for strangers of any kind, on average over targets that were trained exactly as the
-        teachers (`metav.schemes.cohort_exact`): the rate is 1 - p and the threshold at p = `level`. Then
+        1 for a p-value that holds for strangers of any kind, on average over targets and teachers that were all trained
+        in the same way (`metav.schemes.cohort_exact`): the rate is 1 - p and the threshold at p = `level`. Then
         `independents` decides nothing.
     level
-        Share of strangers that may be accused. With `exact` at most so many of any kind are, on average over targets;
-        against a single target it may be more. Else about so many of strangers like those that the construction knows,
+        Share of strangers that may be accused. With `exact` at most so many of any kind are, on average over targets
+        and teachers; against a single target it may be more. Else about so many of strangers like those that the construction knows,
         on average over independent models and thefts from teachers (those from one teacher weigh as one model): of a
         single kind it may be more. With few teachers or queries even the target may not reach a small level: give
         more, or choose a larger one.

@@ -197,7 +197,7 @@ class CohortRank(nn.Module):
     Queries and score treat target and teachers alike. A stranger's answers depend on none of their trainings, so that
     all orders of their matches are equally likely: the share of owners that match at least as well as the target is a
     p-value of a false accusation, valid for strangers of any kind if the target was trained exactly as the teachers
-    were, and on average over such targets. The rate is 1 - p; it is at most M / (M + 1).
+    were, and on average over such targets and teachers. The rate is 1 - p; it is at most M / (M + 1).
 
     Parameters
     ----------
