@@ -57,10 +57,10 @@ class Cohort:
         `independents` decides nothing.
     level
         Share of strangers that may be accused. With `exact` at most so many of any kind are, on average over targets
-        and teachers; against a single target it may be more. Else about so many of strangers like those that the construction knows,
-        on average over independent models and thefts from teachers (those from one teacher weigh as one model): of a
-        single kind it may be more. With few teachers or queries even the target may not reach a small level: give
-        more, or choose a larger one.
+        and teachers; against a single target it may be more. Else about so many of strangers like those that the
+        construction knows, on average over independent models and thefts from teachers (those from one teacher weigh
+        as one model): of a single kind it may be more. With few teachers or queries even the target may not reach a
+        small level: give more, or choose a larger one.
     valid
         1 for queries that a form accepts: all candidates are the nearest valid rows.
     half
