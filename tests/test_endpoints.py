@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import socket
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -93,6 +95,29 @@ def test_what_a_server_answers_instead_is_said_in_one_sentence(httpserver, respo
     assert caught.value.passing == bool(passing)
     assert str(caught.value).count("\n") == 0
     assert caught.value.after == (7 if response.headers.get("retry-after") == "7" else None)
+
+
+def test_headers_that_come_letter_by_letter_take_no_longer_than_a_request_may():
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+
+    def serve() -> None:
+        for content, pause in ((whole[:12] + b"0" * 100, 0.1), (whole, 0.0)):
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):  # the other side leaves
+                connection.recv(65536)
+                for letter in content:
+                    connection.send(bytes([letter]))
+                    time.sleep(pause)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        began = time.monotonic()
+        with closing(Server(f"http://127.0.0.1:{listener.getsockname()[1]}/m", timeout=1.0)) as server:
+            with pytest.raises(EndpointError, match="no whole one within 1 s") as caught:
+                server.post({})
+            assert caught.value.passing
+            assert time.monotonic() - began < 8
+            assert server.post({}) == {}  # it can be asked again
 
 
 def test_a_server_that_is_silent_or_gone_may_be_asked_again(httpserver):

@@ -194,8 +194,8 @@ def fingerprint(
         made = benchmark.construct(found, scheme, found.scenario.suspects, queries=queries, seed=seed)
     digest = made.save(out)
     output().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
-    if found_flaw := benchmark.flaw(found, made):
-        complain(found_flaw)
+    if problem := benchmark.flaw(found, made):
+        complain(problem)
         return 1
     return 0
 

@@ -54,7 +54,7 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise StorageError(
             f"expected a folder that can be written to, got {str(path)!r} ({error.strerror}): "
-            "choose another with --out, --zoo or METAV_HOME."
+            "choose another with --out, --zoo, --ledger or METAV_HOME."
         ) from error
     return path
 

@@ -6,10 +6,10 @@ import contextlib
 import json
 import os
 import re
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from threading import Timer
 from typing import Any
 from urllib.parse import SplitResult, unquote_plus, urlsplit
 
@@ -56,10 +56,13 @@ class Server:
         if parts.password or parts.username:
             raise UsageError("expected a URL without a password, got one with it: use --header NAME=VARIABLE.")
         self.shown = parts._replace(query="", fragment="").geturl()  # queries of URLs hold keys now and then
-        sent = httpx.Headers(JSON)
-        sent.update(headers)
+        self._headers = httpx.Headers(JSON)
+        self._headers.update(headers)
+        self._client = self._opened()
+
+    def _opened(self) -> httpx.Client:
         try:
-            self._client = httpx.Client(headers=sent, timeout=timeout, follow_redirects=False)
+            return httpx.Client(headers=self._headers, timeout=self.timeout, follow_redirects=False)
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise UsageError(
                 f"expected a proxy over http or https in the environment, got another ({error}): unset ALL_PROXY, "
@@ -83,17 +86,21 @@ class Server:
         self._client.close()
 
     def _ask(self, method: str, url: str, body: bytes) -> Any:
-        until = time.monotonic() + self.timeout
+        if self._client.is_closed:
+            self._client = self._opened()
+        watch = Timer(self.timeout, self._client.close)  # httpx's own limit is for silence alone
+        watch.daemon = True
+        watch.start()
         try:
             with self._client.stream(method, url, content=body) as answer:
-                content = self._read(answer, until)
-        except httpx.TimeoutException as error:
-            raise self._error(
-                f"no whole one within {self.timeout:g} s", "try later, or wait longer with --timeout", passing=True
-            ) from error
+                content = self._read(answer)
         except httpx.LocalProtocolError as error:
             raise self._error("a request that cannot be sent", "check the URL and the headers") from error
-        except (httpx.TransportError, httpx.DecodingError) as error:
+        except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:
+            if isinstance(error, httpx.TimeoutException) or self._client.is_closed:
+                raise self._error(
+                    f"no whole one within {self.timeout:g} s", "try later, or wait longer with --timeout", passing=True
+                ) from error
             if "certificate" in str(error).lower():
                 raise self._error(f"a certificate that is not trusted ({error})", "check the address") from error
             raise self._error(
@@ -101,6 +108,8 @@ class Server:
             ) from error
         except httpx.InvalidURL as error:
             raise UsageError(f"expected the URL of an inference server, got {self.shown!r}: {error}.") from error
+        finally:
+            watch.cancel()
         self._check(answer, content)
         try:
             return orjson.loads(content)
@@ -114,12 +123,10 @@ class Server:
                 "check that the URL is that of the model and not of a page",
             ) from error
 
-    def _read(self, answer: httpx.Response, until: float) -> bytes:
+    def _read(self, answer: httpx.Response) -> bytes:
         content = bytearray()
         for part in answer.iter_bytes():
             content += part
-            if time.monotonic() > until:  # httpx's own limit is for silence alone
-                raise httpx.ReadTimeout("an answer that goes on and on")
             if len(content) > self.largest:
                 raise self._error(f"more than {self.largest / 2**20:g} MiB", "ask for fewer at a time with --batch")
         return bytes(content)
