@@ -165,6 +165,15 @@ def test_independent_models_are_not_taken_for_the_target_in_another_order():
     assert taken <= len(others) // 10  # untrained ones; with three classes two in another order are alike by chance
 
 
+def test_of_two_classes_that_an_api_sorts_it_is_remarked_on():
+    spec = replace(tiny.TABLES, output_shape=(2,))
+    given = torch.softmax(3 * torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), -1)
+    outputs, (remark,) = understand(given.sort(descending=True).values, spec, 40, reference=given)
+    assert remark.startswith("the first of two classes is the likelier in each answer")
+    assert torch.equal(outputs, given.sort(descending=True).values)
+    assert understand(given, spec, 40, reference=given)[1] == ()
+
+
 def test_probabilities_that_an_api_sorts_are_refused_and_those_of_a_model_of_one_class_are_not():
     given = torch.softmax(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), -1)
     with pytest.raises(SuspectError, match="got the largest first in each answer: ask for them by class"):

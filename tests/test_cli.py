@@ -137,6 +137,24 @@ def test_a_fingerprint_that_misses_its_own_target_says_so(smoke_zoo, tmp_path, c
         assert verify(Fingerprint.load(out), smoke_zoo.load("target")).derived is not warned
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bench"], "expected SCENARIO, got none: see metav bench --help."),
+        (["fingerprint", "warfarin"], "expected --out VALUE, got none: see metav fingerprint --help."),
+        (["verify", "a", "b", "c"], "expected no more words, got 'c': see metav verify --help."),
+        (["bench", "warfarin", "--repeat", "3"], "See metav bench --help."),
+        (["nothing"], "See metav --help."),
+    ],
+)
+def test_what_the_parser_refuses_is_one_sentence_with_the_command_s_help(arguments, said, capsys):
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert shown.startswith("metav: ")
+    assert shown.count("\n") == 1
+
+
 def test_zoo_list_and_verify(smoke_zoo, capsys):
     where = ["warfarin", "--profile", "smoke", "--zoo", str(smoke_zoo.folder)]
     assert main(["zoo", "list", *where]) == 0

@@ -45,7 +45,7 @@ def understand(raw: Tensor, spec: Spec, count: int, reference: Tensor | None = N
     values = usable(raw, count)
     if spec.output == "probabilities":
         outputs, remarks = _probabilities(values, spec.output_shape[0])
-        _check_sorted(outputs, reference)
+        remarks = [*remarks, *_sorted(outputs, reference)]
         if reference is not None:
             _check_order(outputs, reference)
     elif spec.output == "images":
@@ -170,17 +170,23 @@ def _images(values: Tensor) -> tuple[Tensor, list[str]]:
     )
 
 
-def _check_sorted(outputs: Tensor, reference: Tensor | None) -> None:
-    """Refuse probabilities that fall from class to class in each answer: which class each is of has been lost."""
-    if outputs.shape[1] < 3 or (reference is not None and _falling(reference).all()):
-        return
+def _sorted(outputs: Tensor, reference: Tensor | None) -> list[str]:
+    """Refuse probabilities that fall from class to class in each answer: which class each is of has been lost.
+
+    A remark where there are two classes, the first of which a poor model may well prefer in all answers.
+    """
+    if reference is not None and _falling(reference).all():
+        return []
     apart = (outputs.diff(dim=1) != 0).all(1)  # of rounded ones many are equal
     varied = outputs[:, 0].std(correction=0) > VARIED  # not of a model that answers nearly the same to all
-    if varied and _falling(outputs).all() and apart.sum() > len(outputs) / 2:
-        raise SuspectError(
-            "expected probabilities in one order of classes, got the largest first in each answer: ask for them by "
-            "class, for example with sort_by(@, &label) in --answer."
-        )
+    if not varied or not _falling(outputs).all() or apart.sum() <= len(outputs) / 2:
+        return []
+    if outputs.shape[1] == 2:
+        return ["the first of two classes is the likelier in each answer: if the API sorts them, ask for them by class"]
+    raise SuspectError(
+        "expected probabilities in one order of classes, got the largest first in each answer: ask for them by "
+        "class, for example with sort_by(@, &label) in --answer."
+    )
 
 
 def _falling(values: Tensor) -> Tensor:

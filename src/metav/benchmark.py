@@ -223,8 +223,8 @@ def flaw(zoo: Zoo, fingerprint: Fingerprint) -> str:
     if accused > len(known) / 2:
         return (
             f"expected a fingerprint that tells the {len(known)} independent models that it was made from from the "
-            f"target, got one that accuses {accused}: scale the answers to about 1, or use standardise=robust where "
-            "the scheme has it."
+            f"target, got one that accuses {accused}: train them as the target was (epochs, lr, fit), scale answers to "
+            "about 1, or use standardise=robust where the scheme has it."
         )
     return ""
 

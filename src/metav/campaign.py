@@ -190,7 +190,7 @@ def _opened(out: Path, campaign: str) -> Iterator[tuple[dict[str, dict[str, str]
     """What an earlier run has finished, and its file, open at the end of its last whole line; for one run alone."""
     with ExitStack() as stack:
         try:
-            out.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(out.parent)
             stack.enter_context(FileLock(out.with_name(f".{out.name}.lock"), timeout=0))
             done = finished(out, campaign)
             file = stack.enter_context(out.open("a", newline="", encoding="utf-8"))

@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, MissingArgumentError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
 from rich.table import Table
 
 import metav
@@ -290,6 +290,8 @@ def _wrong_usage(error: CycloptsError) -> str:
         name = error.argument.name
         positional = error.argument.field_info.is_positional
         return f"expected {name.strip('-').upper() if positional else f'{name} VALUE'}, got none: see {command} --help."
+    if isinstance(error, UnusedCliTokensError):
+        return f"expected no more words, got {' '.join(map(repr, error.unused_tokens or ()))}: see {command} --help."
     return f"{' '.join(str(error).split())} See {command} --help."
 
 

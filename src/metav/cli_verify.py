@@ -86,7 +86,10 @@ def verify(
     how = access or Access()
     given = [name for name in _options(how) if name in OF_SERVERS]
     if given and suspect and "://" not in suspect:
-        raise UsageError(f"expected a URL beside {' and '.join(given)}, got {suspect!r}: leave out what it has not.")
+        raise UsageError(
+            f"expected a URL beside {' and '.join(given)}, got {suspect!r}: begin it with http:// or https://, or "
+            "leave out what a file has not."
+        )
     if suspects is None and not suspect and (idle := _options(replace(how, classes=()))):
         raise UsageError(
             f"expected no {' and '.join(idle)} beside a ledger alone, as nobody is asked, got it: leave it out."

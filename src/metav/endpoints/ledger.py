@@ -19,7 +19,7 @@ from torch import Tensor
 
 from metav.endpoints.base import Endpoint, asked
 from metav.errors import EndpointError, IntegrityError, MetavError, SettingsError, StorageError
-from metav.storage import sync
+from metav.storage import make_folder, sync
 
 FORMAT = 1
 _BEGIN = b'{"content":"ledger",'
@@ -69,7 +69,7 @@ class Ledger:
         self._lock: BaseFileLock | None = None
         try:
             if suspect:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 self._lock = FileLock(path.with_name(f".{path.name}.lock"))
                 self._lock.acquire(timeout=0)
             whole = self._read() if path.exists() else 0
