@@ -250,7 +250,7 @@ BAD = {
     "bench warfarin --jobs 0": (2, "--jobs of at least 1, got 0"),
     "bench warfarin --queries many": (2, "--queries"),
     "bench warfarin --repeatss 3": (2, "Did you mean --repeats"),
-    "bench": (2, "scenario"),
+    "bench": (2, "SCENARIO"),
     "fingerprint warfarin --out x --seed -1": (2, "--seed of at least 0 and below 2**32, got -1"),
     "fingerprint warfarin --out x --seed 99999999999999999999999": (2, "--seed of at least 0 and below 2**32"),
     "zoo list warfarin --out .": (2, "expected a file for --out"),

@@ -217,6 +217,8 @@ def flaw(zoo: Zoo, fingerprint: Fingerprint) -> str:
             f"of {fingerprint.threshold:.4f}: use more --queries, more models, or a larger level where the scheme has "
             "one."
         )
+    if zoo.scenario.profile == "smoke":  # its models have learnt nothing yet
+        return ""
     known = [suspect.lineage for suspect in zoo.scenario.suspects if not suspect.positive]
     rates = (matching_rate(fingerprint, query(zoo.load(lineage), fingerprint.queries)) for lineage in known)
     accused = sum(rate > fingerprint.threshold for rate in rates)
