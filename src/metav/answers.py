@@ -19,7 +19,6 @@ SPILL, ASTRAY = 0.1, 0.35  # of noisy or coarsely rounded probabilities: beyond 
 MOST = 50.0  # percent: what classes that are given have of 100 on average, so that the answers are no logits
 BYTES = 2.0  # a highest value beyond which images are in 0..255
 ALIKE, UNLIKE = 0.8, 0.3  # correlations with the target of answers in another order, and in the one given
-
 VARIED = 0.05  # standard deviation of the largest probability, below which it tells little
 
 
