@@ -20,7 +20,7 @@ from metav.access import Access
 from metav.endpoints import check, connect, fingerprint_of, named, shaping
 from metav.endpoints.ledger import Ledger
 from metav.endpoints.wrappers import Traffic
-from metav.errors import EndpointError, MetavError, SettingsError, StorageError, SuspectError, UsageError
+from metav.errors import EndpointError, MetavError, SettingsError, StorageError, SuspectError, UsageError, brief
 from metav.fingerprint import Fingerprint
 from metav.storage import canonical_json, make_folder
 from metav.verification import Verdict, verify
@@ -155,9 +155,8 @@ def judge_all(
             except MetavError as error:
                 outcome = Outcome(suspect=name, content=content, error=error)
             except Exception as error:
-                text = " ".join(str(error).split())[:120]
                 wrapped = EndpointError(
-                    f"expected answers from {name}, got {type(error).__name__} ({text}): ask it alone."
+                    f"expected answers from {name}, got {type(error).__name__} ({brief(error)}): ask it alone."
                 )
                 outcome = Outcome(suspect=name, content=content, error=wrapped)
             with lock:

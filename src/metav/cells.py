@@ -17,7 +17,7 @@ import torch
 
 import metav
 from metav import schemes
-from metav.errors import MetavError, UsageError
+from metav.errors import MetavError, UsageError, brief
 from metav.protocols import Protocol
 from metav.storage import canonical_json, home, make_folder, write_atomic
 from metav.zoo import Zoo
@@ -105,8 +105,8 @@ def failed(cell: Cell, error: Exception) -> Failure:
     """The failure of a cell: in metav's own words, or with name and traceback of an error that nobody foresaw."""
     if isinstance(error, MetavError):
         return Failure(cell=cell, error=str(error), exit_code=error.exit_code, trace="")
-    text = " ".join(str(error).split())[:200]
-    text = f"expected a fingerprint and rates, got {type(error).__name__} ({text}): see its traceback in {FAILURES}."
+    got = f"{type(error).__name__} ({brief(error)})"
+    text = f"expected a fingerprint and rates, got {got}: see its traceback in {FAILURES}."
     return Failure(cell=cell, error=text, exit_code=1, trace="".join(traceback.format_exception(error)))
 
 

@@ -7,22 +7,20 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 from rich.table import Table
 
 import metav
 from metav.cli_options import (
     Again,
     BenchName,
-    DataPath,
     File,
     Jobs,
     LeftOut,
     Models,
     Only,
-    ProfileName,
     ProtocolName,
     Queries,
     Repeats,
@@ -33,13 +31,12 @@ from metav.cli_options import (
     Seed,
     Snapshots,
     Sweep,
-    ZooPath,
+    Which,
     a_file,
     at_least_one,
     command_line,
     fill,
     given,
-    open_zoo,
 )
 from metav.cli_paper import bench_paper
 from metav.cli_verify import verify
@@ -63,7 +60,7 @@ def bench(
     *,
     scheme: Schemes = None,
     only: Only = None,
-    profile: ProfileName = "cpu",
+    which: Annotated[Which | None, Parameter(name="*")] = None,
     repeats: Repeats = 5,
     queries: Sweep = None,
     models: Models = None,
@@ -71,8 +68,6 @@ def bench(
     protocol: ProtocolName = "paper",
     left_out: LeftOut = None,
     out: Results = None,
-    zoo: ZooPath = None,
-    data: DataPath = None,
     jobs: Jobs = 2,
     again: Again = False,
 ) -> int:
@@ -81,14 +76,15 @@ def bench(
     Interrupted or killed, it goes on where it was. With paper as the scenario: all benchmarks of the paper; then it
     takes --only, --profile, --out, --data, --jobs and --again.
     """
+    which = which or Which()
     if scenario == "paper":
-        fixed = (scheme, queries, models, left_out, zoo, None if repeats == 5 else repeats, snapshots or None)
+        fixed = (scheme, queries, models, left_out, which.zoo, None if repeats == 5 else repeats, snapshots or None)
         if any(each is not None for each in fixed) or protocol != "paper":
             raise UsageError(
                 "expected --profile, --only, --out, --data, --jobs or --again beside paper, got another option: "
                 "leave it out, or name one scenario."
             )
-        return bench_paper(only, profile, out, data, jobs, again)
+        return bench_paper(only, which, out, jobs, again)
     if only is not None:
         raise UsageError(f"expected --only beside paper alone, got it beside {scenario}: leave it out.")
     from metav import benchmark, protocols, schemes
@@ -109,7 +105,7 @@ def bench(
         at_least_one("models", count)
     cohort = any(schemes.get(name).needs.cohort for name in names)
     open_world = protocol == "open-world"
-    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
+    found = which.open(scenario, snapshots=snapshots, cohort=cohort, open_world=open_world)
     tested = protocols.check(found.scenario, protocol)
     counts = list(dict.fromkeys(models or [0]))
     protocols.check_enough(found.scenario, tested, counts, repeats, left_out)
@@ -117,7 +113,8 @@ def bench(
     for name in [name for name in names if name not in lacking] or names:
         benchmark.require(found, name)
     found.prepare()
-    parts = [scenario, *([] if profile == "cpu" else [profile]), *([] if tested == "paper" else [tested])]
+    usual = ((which.profile, "cpu"), (tested, "paper"))
+    parts = [scenario, *(each for each, default in usual if each != default)]
     folder = make_folder(out or Path("metav-results") / "-".join(parts))
     fill(found, jobs)
     cells = (len(names) - len(lacking)) * len(numbers) * len(counts) * repeats
@@ -160,13 +157,11 @@ def fingerprint(
     scenario: ScenarioName,
     *,
     scheme: SchemeName = "metav",
-    profile: ProfileName = "cpu",
+    which: Annotated[Which | None, Parameter(name="*")] = None,
     queries: Queries = 100,
     seed: Seed = 0,
     snapshots: Snapshots = False,
     out: File,
-    zoo: ZooPath = None,
-    data: DataPath = None,
     jobs: Jobs = 2,
 ) -> int:
     """Construct a fingerprint of a scenario's target from its whole zoo, and save it.
@@ -185,7 +180,7 @@ def fingerprint(
     if not 0 <= seed < 2**32:
         raise UsageError(f"expected --seed of at least 0 and below 2**32, got {seed}: give another number.")
     cohort = schemes.get(scheme).needs.cohort
-    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort)
+    found = (which or Which()).open(scenario, snapshots=snapshots, cohort=cohort)
     benchmark.require(found, scheme)
     found.prepare()
     make_folder(out.parent)

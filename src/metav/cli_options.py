@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,24 +110,43 @@ Archive = Annotated[Path, Parameter(help="The archive, a tar file.")]
 Jobs = Annotated[int, Parameter(help="Processes.")]
 
 
-def open_zoo(
-    name: str,
-    profile: str,
-    folder: Path | None,
-    data: Path | None,
-    *,
-    snapshots: bool = False,
-    cohort: bool = False,
-    open_world: bool = False,
-) -> ZooFolder:
-    """Load a scenario, and return its zoo with what was asked for beside the table; nothing is built."""
-    if data is not None:
-        os.environ["METAV_DATA"] = str(data)  # for the worker processes too
-    from metav import scenarios
-    from metav.zoo import SNAPSHOTS, Zoo
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """Which zoo of a scenario a command works on."""
 
-    scenario: Scenario = scenarios.load(name, profile)
-    return Zoo(scenario, folder, SNAPSHOTS if snapshots else (), cohort=cohort, open_world=open_world)
+    profile: ProfileName = "cpu"
+    zoo: ZooPath = None
+    data: DataPath = None
+
+    def open(self, name: str, *, snapshots: bool = False, cohort: bool = False, open_world: bool = False) -> ZooFolder:
+        """Load a scenario, and return its zoo with what was asked for beside the table; nothing is built."""
+        if self.data is not None:
+            os.environ["METAV_DATA"] = str(self.data)  # for the worker processes too
+        from metav import scenarios
+        from metav.zoo import SNAPSHOTS, Zoo
+
+        scenario: Scenario = scenarios.load(name, self.profile)
+        return Zoo(scenario, self.zoo, SNAPSHOTS if snapshots else (), cohort=cohort, open_world=open_world)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Which):
+    """A zoo with what a command is to work on beside the table."""
+
+    snapshots: Snapshots = False
+    cohort: Cohort = False
+    open_world: OpenWorld = False
+
+    def opened(self, name: str) -> ZooFolder:
+        """The zoo; what is asked for and the scenario does not plan is refused."""
+        found = self.open(name, snapshots=self.snapshots, cohort=self.cohort, open_world=self.open_world)
+        for option, asked, planned in (
+            ("--cohort", self.cohort, found.scenario.cohort),
+            ("--open-world", self.open_world, found.scenario.strangers),
+        ):
+            if asked and not planned:
+                raise UsageError(f"expected a scenario that plans models for {option}, got {name}: leave it out.")
+        return found
 
 
 def fill(found: ZooFolder, jobs: int) -> None:

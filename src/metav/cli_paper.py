@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metav.cli_options import at_least_one, command_line, fill, open_zoo
+from metav.cli_options import Which, at_least_one, command_line, fill
 from metav.console import complain, output, progress_bar
 from metav.errors import UsageError
 
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from metav.zoo import Zoo
 
 
-def bench_paper(
-    only: list[str] | None, profile: str, out: Path | None, data: Path | None, jobs: int, again: bool
-) -> int:
+def bench_paper(only: list[str] | None, which: Which, out: Path | None, jobs: int, again: bool) -> int:
     """Run all benchmarks of the paper, or some of them, and write the page that shows them.
 
     Interrupted or killed, it goes on where it was; with `again` from nothing.
@@ -27,13 +25,13 @@ def bench_paper(
     at_least_one("jobs", jobs)
     if only == []:
         raise UsageError("expected a scenario or a part after --only, got none: add one, or leave --only out for all.")
-    parts = paper.plan(profile, paper.SCENARIOS if only is None else only)
-    folder = make_folder(out or Path("metav-results") / f"paper-{profile}")
+    parts = paper.plan(which.profile, paper.SCENARIOS if only is None else only)
+    folder = make_folder(out or Path("metav-results") / f"paper-{which.profile}")
     zoos: dict[str, Zoo] = {}
     for scenario in dict.fromkeys(part.scenario for part in parts):
         used = {name for part in parts if part.scenario == scenario for name in part.schemes}
         cohort = any(schemes.get(name).needs.cohort for name in used)
-        zoos[scenario] = open_zoo(scenario, profile, None, data, cohort=cohort)
+        zoos[scenario] = which.open(scenario, cohort=cohort)
         zoos[scenario].prepare()
         fill(zoos[scenario], jobs)
     pace, failed = running.Pace(), 0

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 from rich.table import Table
 
 from metav.cli_options import (
     Archive,
-    Cohort,
-    DataPath,
     Jobs,
     Listing,
-    OpenWorld,
-    ProfileName,
     ScenarioName,
-    Snapshots,
-    ZooPath,
+    Which,
+    Whole,
     a_file,
     at_least_one,
     command_line,
     fill,
-    open_zoo,
 )
 from metav.console import complain, output, progress_bar
 from metav.errors import UsageError
-
-if TYPE_CHECKING:
-    from metav.zoo import Zoo
 
 zoo_app = App(name="zoo", help="Build, list, verify, export or import the suspects of a scenario.")
 
@@ -37,18 +29,12 @@ zoo_app = App(name="zoo", help="Build, list, verify, export or import the suspec
 def build(
     scenario: ScenarioName,
     *,
-    profile: ProfileName = "cpu",
-    zoo: ZooPath = None,
-    data: DataPath = None,
-    snapshots: Snapshots = False,
-    cohort: Cohort = False,
-    open_world: OpenWorld = False,
+    which: Annotated[Whole | None, Parameter(name="*")] = None,
     jobs: Jobs = 2,
 ) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     at_least_one("jobs", jobs)
-    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
-    _check_planned(found, cohort=cohort, open_world=open_world)
+    found = (which or Whole()).opened(scenario)
     found.prepare()
     fill(found, jobs)
     output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
@@ -59,9 +45,7 @@ def build(
 def list_(
     scenario: ScenarioName,
     *,
-    profile: ProfileName = "cpu",
-    zoo: ZooPath = None,
-    data: DataPath = None,
+    which: Annotated[Which | None, Parameter(name="*")] = None,
     out: Listing = None,
 ) -> int:
     """Show each suspect: lineage, size, seconds of training, quality and agreement with the target."""
@@ -74,7 +58,7 @@ def list_(
             raise UsageError(
                 f"expected a JSON file for --out, got {str(out)!r}, where its picture goes: name it .json."
             )
-    found = open_zoo(scenario, profile, zoo, data)
+    found = (which or Which()).open(scenario)
     rows = listing.rows(found)
     quality = list(found.record("target").quality)
     table = Table("family", "truly", "weights", "seconds", *quality, "lineage")
@@ -95,16 +79,10 @@ def list_(
 def verify(
     scenario: ScenarioName,
     *,
-    profile: ProfileName = "cpu",
-    zoo: ZooPath = None,
-    data: DataPath = None,
-    snapshots: Snapshots = False,
-    cohort: Cohort = False,
-    open_world: OpenWorld = False,
+    which: Annotated[Whole | None, Parameter(name="*")] = None,
 ) -> int:
     """Check every suspect's files against their digests; exit 1 if one is missing or damaged."""
-    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
-    _check_planned(found, cohort=cohort, open_world=open_world)
+    found = (which or Whole()).opened(scenario)
     problems = found.verify()
     for problem in problems:
         complain(problem)
@@ -118,20 +96,14 @@ def export(
     scenario: ScenarioName,
     *,
     out: Archive,
-    profile: ProfileName = "cpu",
-    zoo: ZooPath = None,
-    data: DataPath = None,
-    snapshots: Snapshots = False,
-    cohort: Cohort = False,
-    open_world: OpenWorld = False,
+    which: Annotated[Whole | None, Parameter(name="*")] = None,
 ) -> int:
     """Write a whole zoo into one archive, after checking its digests."""
     from metav import archive
     from metav.storage import make_folder
 
     a_file(out, "zoo.tar")
-    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
-    _check_planned(found, cohort=cohort, open_world=open_world)
+    found = (which or Whole()).opened(scenario)
     found.check_settings()
     make_folder(out.parent)
     with progress_bar(f"exporting {scenario}", len(found.everything())) as progress:
@@ -145,32 +117,14 @@ def import_(
     scenario: ScenarioName,
     file: Archive,
     *,
-    profile: ProfileName = "cpu",
-    zoo: ZooPath = None,
-    data: DataPath = None,
-    snapshots: Snapshots = False,
-    cohort: Cohort = False,
-    open_world: OpenWorld = False,
+    which: Annotated[Whole | None, Parameter(name="*")] = None,
 ) -> int:
     """Take what the zoo lacks from an archive, after checking its digests."""
     from metav import archive
 
-    found = open_zoo(scenario, profile, zoo, data, snapshots=snapshots, cohort=cohort, open_world=open_world)
-    _check_planned(found, cohort=cohort, open_world=open_world)
+    found = (which or Whole()).opened(scenario)
     archive.check(found, file)  # before a bar is drawn
     with progress_bar(f"importing {scenario}", len(found.everything())) as progress:
         taken = archive.import_(found, file, progress)
     output().print(f"{taken} models were added to {found.folder}.", soft_wrap=True)
     return 0
-
-
-def _check_planned(found: Zoo, *, cohort: bool, open_world: bool) -> None:
-    """Refuse what was asked for beside the table and the scenario does not plan."""
-    for option, asked, planned in (
-        ("--cohort", cohort, found.scenario.cohort),
-        ("--open-world", open_world, found.scenario.strangers),
-    ):
-        if asked and not planned:
-            raise UsageError(
-                f"expected a scenario that plans models for {option}, got {found.scenario.name}: leave it out."
-            )

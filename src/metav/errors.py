@@ -6,6 +6,8 @@ import difflib
 import traceback
 from collections.abc import Iterable
 
+BRIEF = 200  # characters
+
 
 class MetavError(Exception):
     """Base of all errors a user can cause or must know of; `exit_code` is what the command line returns."""
@@ -55,9 +57,14 @@ class EndpointError(MetavError, ConnectionError):
         self.passing, self.after = passing, after
 
 
+def brief(error: Exception) -> str:
+    """The message of an error that others raised, on one line and not too long."""
+    return " ".join(str(error).split())[:BRIEF]
+
+
 def described(error: Exception) -> str:
     """An error that nobody foresaw, in words: kind, message, and the file and line where it happened."""
-    text = f"{type(error).__name__} ({' '.join(str(error).split())[:200]})"
+    text = f"{type(error).__name__} ({brief(error)})"
     if isinstance(error, SyntaxError):
         return f"{text} in {error.filename}, line {error.lineno}"
     frames = [each for each in traceback.extract_tb(error.__traceback__) if "importlib" not in each.filename]

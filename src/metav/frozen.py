@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from metav.errors import UsageError
+from metav.errors import UsageError, brief
 from metav.spec import Model
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -109,9 +109,9 @@ class Halved(nn.Module):
             with torch.autocast(x.device.type, torch.bfloat16):
                 answers: Tensor = self.model(x)
         except RuntimeError as error:
-            text = " ".join(str(error).split())[:120]
             raise UsageError(
-                f"expected models that can be asked in bfloat16, got one that cannot ({text}): leave out half=1."
+                f"expected models that can be asked in bfloat16, got one that cannot ({brief(error)}): "
+                "leave out half=1."
             ) from error
         return answers.float()
 

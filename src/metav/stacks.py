@@ -32,9 +32,9 @@ def _in_turn(models: Sequence[nn.Module], x: Tensor) -> Tensor:
     return torch.stack([in_batches(model, x) for model in models])
 
 
-def in_batches(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A model's answers (n, *output_shape) to inputs (n, *input_shape), some at a time."""
-    return torch.cat([model(part) for part in x.split(IMAGES)])
+def in_batches(model: Callable[[Tensor], Tensor], x: Tensor, size: int = IMAGES) -> Tensor:
+    """A model's answers (n, *output_shape) to inputs (n, *input_shape), `size` at a time."""
+    return torch.cat([model(part) for part in x.split(size)])
 
 
 def stackable(model: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, huber_loss
 from metav.checkpoint import Checkpoint
 from metav.errors import unknown
 from metav.optim import OPTIMISERS
-from metav.stacks import batched_mlp, stack_parameters, stackable, unstacked
+from metav.stacks import batched_mlp, in_batches, stack_parameters, stackable, unstacked
 from metav.suspects.base import Draft, Training, seeded
 
 ANSWERED_AT_ONCE = 512  # examples: images fit into memory, and products are as fast as they get
@@ -328,7 +328,7 @@ def _orders(training: Training, n: int) -> Iterator[Tensor]:
 def _answers(teacher: nn.Module, part: Part, objective: Objective) -> Tensor:
     """The teacher's outputs, in batches that images of a part fit into memory with."""
     with torch.no_grad():
-        return torch.cat([objective.outputs(teacher, x) for x in part.x.split(ANSWERED_AT_ONCE)])
+        return in_batches(partial(objective.outputs, teacher), part.x, ANSWERED_AT_ONCE)
 
 
 def _kin(draft: Draft, parts: Mapping[str, Part]) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metav.endpoints.base import Endpoint
-from metav.errors import EndpointError, MissingExtraError, UsageError
+from metav.errors import EndpointError, MissingExtraError, UsageError, brief
 
 # external data in an ONNX file (onnx.proto): the key "location", and the length of the path that follows
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]?[\x01-\x7f])")
@@ -80,7 +80,7 @@ class OnnxFile(Endpoint):
         except Exception as error:
             raise EndpointError(
                 f"expected answers from {str(self.path)!r}, whose inputs are of shape {self._shown()}, got an error to "
-                f"queries of shape {tuple(batch.shape[1:])} ({' '.join(str(error).split())[:200]}): compare the two."
+                f"queries of shape {tuple(batch.shape[1:])} ({brief(error)}): compare the two."
             ) from error
         answers = torch.cat([self._numbers(part[0]) for part in parts])
         return answers[: len(batch)] if len(answers) == len(whole) else answers  # more or fewer are not hidden

@@ -15,6 +15,7 @@ from metav.scenarios.base import Outsider, Suspect, mixtures, stolen
 from metav.scenarios.fashion_data import SIDE
 from metav.scenarios.fashion_nets import LATENT, PENALTY, dcgan
 from metav.spec import Model
+from metav.stacks import in_batches
 from metav.suspects.base import seeded
 from metav.training import Part
 
@@ -127,7 +128,7 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
     for name, model in nothing.items():
         yield Outsider(name=name, family="no garments", positive=False, model=model)
     with torch.no_grad():
-        answers = torch.cat([target(z) for z in public.x.split(512)])
+        answers = in_batches(target, public.x, 512)
     for name, model in (("linear", _linear(public.x, answers)), ("nearest code", _nearest(public.x, answers))):
         yield Outsider(name=f"{name} of answers", family="extraction, no GAN", positive=True, model=model)
     other = made["components, 30"](public.y)

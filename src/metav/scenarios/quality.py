@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from metav.spec import Model
+from metav.stacks import in_batches
 from metav.training import Part
 
 Array = NDArray[np.float64]
 
-AT_ONCE = 256
 SEEN = 8  # pixels a side, to which images are shrunk before they are compared
 
 
@@ -50,7 +50,7 @@ def likeness(model: Model, target: Model, test: Part) -> dict[str, float]:
 def answers(model: Model, x: Tensor) -> Tensor:
     """The answers to all of `x`, some at a time."""
     with torch.no_grad():
-        return torch.cat([model(inputs.clone()) for inputs in x.split(AT_ONCE)])  # some change theirs in place
+        return in_batches(lambda inputs: model(inputs.clone()), x)  # some change theirs in place
 
 
 def shrunk(images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from metav.scenarios.base import Outsider, Suspect, mixtures, stolen
 from metav.scenarios.skin_data import CLASSES
 from metav.spec import Model
+from metav.stacks import in_batches
 from metav.training import Part
 
 # Epochs and learning rates of the strange networks.
@@ -94,7 +95,7 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
     """
     public = part("public")
     with torch.no_grad():
-        stolen = torch.cat([target(x) for x in public.x.split(256)]).argmax(1)
+        stolen = in_batches(target, public.x).argmax(1)
     for name, make in islice(_estimators(0).items(), most):
         for data in ("own", "public"):
             yield _fitted(f"{name}({data})", "no network", False, make(), part(data).x, part(data).y)

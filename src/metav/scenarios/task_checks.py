@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from metav.errors import UsageError
+from metav.errors import UsageError, brief
 from metav.scenarios.task_models import answered, answers_with_logits
 from metav.spec import Spec
 from metav.training import Part
@@ -101,7 +101,7 @@ def check_answers(name: str, make: Callable[[], nn.Module], x: Tensor, spec: Spe
         fits = tensor and tuple(answers.shape) == expected and answers.dtype == torch.float32
         good = fits and bool(torch.isfinite(answers).all())
     except Exception as error:  # whatever a user's model raises on inputs that it does not take
-        got, good = f"{type(error).__name__} ({' '.join(str(error).split())[:120]})", False
+        got, good = f"{type(error).__name__} ({brief(error)})", False
     if not good:
         raise UsageError(
             f"expected finite float32 answers of shape {expected} from {name}, got {got}: check spec.input_shape, "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metav.adversarial import Gan
-from metav.errors import MissingExtraError, UsageError
+from metav.errors import MissingExtraError, UsageError, brief
 from metav.spec import Spec
 from metav.suspects.base import Resettable
 
@@ -103,10 +103,9 @@ def ready(model: nn.Module | str | Path) -> nn.Module:
             graph = version_converter.convert_version(graph, OPSET)
         found: nn.Module = onnx2torch.convert(graph)
     except Exception as error:  # whatever it raises on a file that is none, or on what it does not know
-        text = " ".join(str(error).split())[:160]
         raise UsageError(
-            f"expected an ONNX file that onnx2torch can convert, got {str(model)!r} ({type(error).__name__}: {text}): "
-            "give the model as a torch module."
+            f"expected an ONNX file that onnx2torch can convert, got {str(model)!r} ({type(error).__name__}: "
+            f"{brief(error)}): give the model as a torch module."
         ) from error
     return found.eval()
 
