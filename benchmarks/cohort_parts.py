@@ -68,7 +68,7 @@ def main() -> None:
         rows += found
         table.append(shown(*found))
         print(table[-1], flush=True)
-        make_folder(out.parent)
+        make_folder(out.parent, "--out")
         write_atomic(out, (json.dumps(rows, indent=1) + "\n").encode())
     print("\n" + "\n".join(table))
 

@@ -61,7 +61,7 @@ def main() -> None:
                     del found["quality"]["agreement"]  # it is with the target that the models were first built for
                 rows.append({"target": target, **row})
                 print(target, protocol, row["title"], *(f"{row[key]['mean']:.3f}" for key in SHOWN), flush=True)
-        make_folder(out.parent)
+        make_folder(out.parent, "--out")
         write_atomic(out, (json.dumps(rows, indent=1) + "\n").encode())
     print(f"\n| protocol | scheme | {' | '.join(SHOWN)} |\n|---|---|{'---|' * len(SHOWN)}")
     for protocol, title in dict.fromkeys((row["protocol"], row["title"]) for row in rows):

@@ -53,7 +53,7 @@ def main() -> None:
         shares = table.groupby("target").p.apply(lambda p, level=level: (p <= level).mean())
         mean, half = evaluation.interval(shares.to_numpy())
         print(f"| {level} | {mean:.3f} ± {half or 0:.3f} |")
-    make_folder(options.out.parent)
+    make_folder(options.out.parent, "--out")
     facts = results.facts(load("cpu"), shlex.join(["python", "benchmarks/p_values.py", *sys.argv[1:]]))
     rows = {str(target): mine.set_index("name").p.round(6).to_dict() for target, mine in table.groupby("target")}
     write_atomic(options.out, (json.dumps({**facts, "scheme": SCHEME, "p": rows}, indent=1) + "\n").encode())

@@ -133,7 +133,7 @@ def judge_all(
     """
     check(access, fingerprint.spec)
     if ledgers is not None:
-        make_folder(ledgers)
+        make_folder(ledgers, "--ledger")
     campaign = campaign_of(fingerprint, access)
     lock, traffic = Lock(), Traffic()
     with _opened(out, campaign) as (done, file):
@@ -189,7 +189,7 @@ def _opened(out: Path, campaign: str) -> Iterator[tuple[dict[str, dict[str, str]
     """What an earlier run has finished, and its file, open at the end of its last whole line; for one run alone."""
     with ExitStack() as stack:
         try:
-            make_folder(out.parent)
+            make_folder(out.parent, "--out")
             stack.enter_context(FileLock(out.with_name(f".{out.name}.lock"), timeout=0))
             done = finished(out, campaign)
             file = stack.enter_context(out.open("a", newline="", encoding="utf-8"))

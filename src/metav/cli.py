@@ -115,7 +115,7 @@ def bench(
     found.prepare()
     usual = ((which.profile, "cpu"), (tested, "paper"))
     parts = [scenario, *(each for each, default in usual if each != default)]
-    folder = make_folder(out or Path("metav-results") / "-".join(parts))
+    folder = make_folder(out or Path("metav-results") / "-".join(parts), "--out")
     fill(found, jobs)
     cells = (len(names) - len(lacking)) * len(numbers) * len(counts) * repeats
     cells *= len(protocols.what_is_left_out(found.scenario, tested, left_out))
@@ -183,7 +183,7 @@ def fingerprint(
     found = (which or Which()).open(scenario, snapshots=snapshots, cohort=cohort)
     benchmark.require(found, scheme)
     found.prepare()
-    make_folder(out.parent)
+    make_folder(out.parent, "--out")
     fill(found, jobs)
     with clock(f"constructing {scheme}"):
         made = benchmark.construct(found, scheme, found.scenario.suspects, queries=queries, seed=seed)

@@ -26,7 +26,7 @@ def bench_paper(only: list[str] | None, which: Which, out: Path | None, jobs: in
     if only == []:
         raise UsageError("expected a scenario or a part after --only, got none: add one, or leave --only out for all.")
     parts = paper.plan(which.profile, paper.SCENARIOS if only is None else only)
-    folder = make_folder(out or Path("metav-results") / f"paper-{which.profile}")
+    folder = make_folder(out or Path("metav-results") / f"paper-{which.profile}", "--out")
     zoos: dict[str, Zoo] = {}
     for scenario in dict.fromkeys(part.scenario for part in parts):
         used = {name for part in parts if part.scenario == scenario for name in part.schemes}

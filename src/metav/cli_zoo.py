@@ -68,7 +68,7 @@ def list_(
         table.add_row(row["family"], row["truly"], size, seconds, *figures, row["lineage"])
     output().print(table)
     if out is not None:
-        make_folder(out.parent)
+        make_folder(out.parent, "--out")
         listing.write(found, rows, out, command_line())
         sheet = sheets.write(found, rows, out.with_suffix(".png"))
         output().print(f"Written: {out}, {sheet}.", soft_wrap=True)
@@ -105,7 +105,7 @@ def export(
     a_file(out, "zoo.tar")
     found = (which or Whole()).opened(scenario)
     found.check_settings()
-    make_folder(out.parent)
+    make_folder(out.parent, "--out")
     with progress_bar(f"exporting {scenario}", len(found.everything())) as progress:
         archive.export(found, out, progress)
     output().print(f"{out}: {len(found.everything())} models.", soft_wrap=True)

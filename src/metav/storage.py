@@ -38,8 +38,8 @@ def home() -> Path:
     return Path(os.environ.get("METAV_HOME") or "~/.cache/metav").expanduser()
 
 
-def make_folder(path: Path) -> Path:
-    """Create the folder `path` if it is not there, and check that files can be written in it.
+def make_folder(path: Path, option: str = "METAV_HOME") -> Path:
+    """Create the folder `path`, which `option` chooses, if it is not there, and check that files can be written in it.
 
     Raises
     ------
@@ -53,8 +53,8 @@ def make_folder(path: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise StorageError(
-            f"expected a folder that can be written to, got {str(path)!r} ({error.strerror}): "
-            "choose another with --out, --zoo, --ledger or METAV_HOME."
+            f"expected a folder that can be written to, got {str(path)!r} ({error.strerror}): choose another with "
+            f"{option}."
         ) from error
     return path
 

@@ -303,7 +303,7 @@ class ZooFiles:
             self.check_settings()
             if all(self.whole(lineage) for lineage in self.lineages()):
                 return
-        make_folder(self.folder / "locks")
+        make_folder(self.folder / "locks", "--zoo or METAV_HOME")
         with FileLock(self.folder / "locks" / "settings"):
             if not (self.folder / "zoo.json").exists():
                 write_atomic(self.folder / "zoo.json", json.dumps(self.settings, indent=1).encode())

@@ -69,7 +69,7 @@ class Ledger:
         self._lock: BaseFileLock | None = None
         try:
             if suspect:
-                make_folder(path.parent)
+                make_folder(path.parent, "--ledger")
                 self._lock = FileLock(path.with_name(f".{path.name}.lock"))
                 self._lock.acquire(timeout=0)
             whole = self._read() if path.exists() else 0

@@ -55,7 +55,7 @@ def run(
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[CellResult], list[Failure]]:
     """Run a part on a zoo that is built, and write what `metav bench` writes into a folder of its name below `out`."""
-    folder = make_folder(out / part.name)
+    folder = make_folder(out / part.name, "--out")
     if part.learning:
         rows, failures = learning.curves(zoo, planned(part, zoo), jobs=jobs, progress=progress)
         if not rows:
