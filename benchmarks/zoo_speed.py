@@ -1,6 +1,6 @@
-"""How much faster a zoo is built than its models are trained one by one, in one run on one machine.
+"""How much faster Warfarin's zoo is built than its models are trained one by one, in one run on one machine.
 
-    python benchmarks/zoo_speed.py [--scenario warfarin] [--profile cpu] [--jobs 2]
+    python benchmarks/zoo_speed.py [--profile cpu] [--jobs 2]
 
 Four ways to train the same models: one after the other in plain PyTorch, as one would write it; one after the other as
 metav trains what it cannot stack; side by side with batched weights; and `metav zoo build` with its processes,

@@ -41,7 +41,7 @@ NOTES = {  # what a reader of these figures has to know
     ("warfarin", "metav"): "How long this zoo's models are trained was chosen with figures such as these in view: "
     "docs/warfarin.md has what other recipes show.",
     ("warfarin", "cohort"): "The tests and the level of `cohort` were chosen with the first three of these splits in "
-    "view: docs/cohort.md has other targets.",
+    "view, how matches are computed with all five: docs/cohort.md has other targets.",
     ("fashion", "cohort"): "A kind of theft, filters pruned by 67 % (now 66 %), was added to the cohort after these "
     "suspects had been looked at: docs/fashion.md has what it was before, docs/cohort.md another target.",
     ("skin", "metav"): "The literal `metav` starts from noise, which shows a classifier of lesions nothing that it "
