@@ -10,13 +10,16 @@ import sys
 import time
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from metav import benchmark, building, cells, report, schemes
+from metav import benchmark, building, cells, report, results, schemes, sources
 from metav.cells import Cell, CellResult, Score
 from metav.cli import main
 from metav.errors import MetavError, StorageError
+from metav.paper import learning
 from metav.scenarios.base import Merit
 from metav.schemes import MetaV
 from metav.zoo import Zoo
@@ -73,6 +76,7 @@ RESULT = CellResult(
             rate=0.1 + 0.2,
             threshold=0.5,
             useful=True,
+            refused=False,
             quality={"error": 1.0},
         ),
     ),
@@ -83,9 +87,9 @@ RESULT = CellResult(
 
 def test_what_is_kept_is_what_was_found(tmp_path):
     file = tmp_path / "new" / "cell.json"
-    assert cells.load(file) is None
+    assert cells.load(file, CELL) is None
     cells.save(file, RESULT)
-    assert cells.load(file) == RESULT
+    assert cells.load(file, CELL) == RESULT
 
 
 def test_no_figure_of_quality_takes_anothers_place():
@@ -97,7 +101,7 @@ def test_no_figure_of_quality_takes_anothers_place():
 def test_a_damaged_file_is_computed_again(tmp_path, content):
     file = tmp_path / "cell.json"
     file.write_bytes(content)
-    assert cells.load(file) is None
+    assert cells.load(file, CELL) is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,9 +271,72 @@ def test_a_name_depends_on_what_cohort_and_open_world_are_for(warfarin, tmp_path
     assert [a == b for a, b in zip(usual, other, strict=True)] == [True, True, False]
 
 
-def test_a_run_whose_code_has_changed_says_so(smoke_zoo):
-    found = benchmark._run_and_keep(smoke_zoo, "other", (CELL, cells.paths(smoke_zoo, [CELL])[CELL]))
-    assert found.error == "expected the code that the run began with, got changed files: start it again."
+def test_a_name_depends_on_the_code_the_libraries_and_the_zoo_s_settings(smoke_zoo, monkeypatch):
+    met = replace(CELL, protocol="open-world")
+    zoo = Zoo(smoke_zoo.scenario, smoke_zoo.folder)
+    names = {cells.path(zoo, CELL, digest=str), cells.path(zoo, met, digest=str)}
+    for module, name in ((sources, "CODE"), (torch, "__version__"), (np, "__version__")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, "another")
+            assert cells.path(zoo, CELL, digest=str) not in names
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "LEARN", ["another"])
+        assert cells.path(zoo, met, digest=str) not in names
+    zoo.settings = {**zoo.settings, "method": "another"}
+    assert cells.path(zoo, CELL, digest=str) not in names
+
+
+def test_a_run_whose_code_has_changed_says_so(smoke_zoo, tmp_path):
+    zoo = Zoo(smoke_zoo.scenario, tmp_path)
+    zoo.code = "other"  # that of the process which opened it
+    words = "expected the code that the run began with, got changed files: start it again."
+    kept = cells.Kept(result=tmp_path / "cell.json", fingerprint=tmp_path / "cell.safetensors")
+    assert benchmark._run_and_keep(zoo, (CELL, kept)).error == words
+    assert learning._kept(zoo, CELL).error == words
+    with pytest.raises(MetavError, match=words):
+        building.build_group(zoo, ["target"])
+
+
+def test_what_is_of_another_cell_or_was_edited_is_computed_again(tmp_path):
+    file = tmp_path / "cell.json"
+    cells.save(file, RESULT)
+    assert cells.load(file, replace(CELL, repetition=1)) is None
+    file.write_text(file.read_text().replace('"rate": 0.3', '"rate": 0.4'))
+    assert cells.load(file, CELL) is None
+
+
+def test_a_report_that_is_cut_short_is_none(smoke_zoo, tmp_path, monkeypatch):
+    where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path), "--repeats", "1"]
+    assert main(["bench", "warfarin", *where, "--queries", "4", "--scheme", "metav(iterations=2)"]) == 0
+    monkeypatch.setattr(report.figures, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["bench", "warfarin", *where, "--queries", "4", "--scheme", "metav(iterations=3)"]) == 130
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_suspects_that_allow_no_verdict_are_counted(smoke_zoo, tmp_path, monkeypatch):
+    where = ["--profile", "smoke", "--zoo", str(smoke_zoo.folder), "--out", str(tmp_path), "--repeats", "1"]
+    monkeypatch.setenv("METAV_HOME", str(tmp_path / "home"))
+    silent = smoke_zoo.scenario.parts["public"].x.new_full((4, 1), torch.nan)
+    monkeypatch.setattr(
+        benchmark,
+        "of_zoo",
+        lambda zoo, suspects, of=benchmark.of_zoo: [
+            each if each.positive else replace(each, model=lambda _: silent) for each in of(zoo, suspects)
+        ],
+    )
+    assert (
+        main(["bench", "warfarin", *where, "--queries", "4", "--jobs", "1", "--scheme", "metav(iterations=2)", "akh"])
+        == 0
+    )
+    row, lacking = json.loads((tmp_path / "results.json").read_text())
+    assert row["refused"] == row["negatives"] > 0
+    assert (lacking["refused"], lacking["positives"]) == (None, None)
+    assert f"{row['refused']} times answers allow no verdict" in (tmp_path / "report.md").read_text()
+
+
+def test_results_name_the_commit_that_they_were_computed_by(monkeypatch):
+    monkeypatch.setattr(sources, "commit", lambda: "later")
+    assert results.environment()["commit"] == sources.COMMIT != "later"
 
 
 def test_figures_are_known_again_by_their_files_names(tmp_path):

@@ -24,7 +24,7 @@ KEYS = {
     "scenario", "profile", "scheme", "queries", "models", "repeats", "aruc", "aruc_exact", "auc",
     "robustness_at_full_uniqueness", "construct_seconds", "verify_seconds", "by_lineage", "environment", "command",
     "protocol", "positives", "negatives", "false_accusations", "missed", "left_out", "view", "useful", "spoilt",
-    "title", "failed", "seeds",
+    "refused", "title", "failed", "seeds",
 }  # fmt: skip
 QUICK = "metav(iterations=30)"
 ROBUST = "metav(iterations=30,standardise=robust)"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_t
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 import tiny
@@ -660,11 +660,42 @@ def test_labels_alone_are_refused_where_there_are_none():
 
 def test_columns_of_images_keep_distances():
     images = torch.rand(2, 40, 1, 28, 28)
-    found = columns(images, "images")
+    found = columns(images, "images", 3)
     assert found.shape == (2, 40, COLUMNS)
-    assert torch.equal(found, columns(images, "images"))
+    assert torch.equal(found, columns(images, "images", 3))
     apart = (images[0] - images[1]).flatten(1).square().sum(1).mean() / 784
     assert (found[0] - found[1]).square().mean() == pytest.approx(apart.item(), rel=0.5)
+
+
+@pytest.mark.parametrize("shape", [(64,), (8, 8), (1, 8, 8)])
+def test_images_may_have_any_axes(shape):
+    whole, spec = tiny.generators(), replace(tiny.CODES, output_shape=shape)
+
+    def flat(model):
+        return tiny.frozen(nn.Sequential(model, nn.Flatten(), nn.Unflatten(1, shape)))
+
+    cohort = replace(
+        whole.cohort,
+        kinds={
+            kind: (lambda x, ask=ask: ask(x).reshape(*ask(x).shape[:2], *shape))
+            for kind, ask in whole.cohort.kinds.items()
+        },
+        others=[flat(model) for model in whole.cohort.others],
+    )
+    ensemble = replace(
+        whole,
+        cohort=cohort,
+        target=flat(whole.target),
+        positives=[flat(model) for model in whole.positives],
+        negatives=[flat(model) for model in whole.negatives],
+        spec=spec,
+    )
+    for options in ("", "(exact=1,level=0.1)"):
+        found = schemes.get(f"cohort{options}").construct(ensemble, queries=20, seed=0)
+        expected = schemes.get(f"cohort{options}").construct(whole, queries=20, seed=0)
+        assert found.score(ensemble.target(found.queries)) == pytest.approx(
+            expected.score(whole.target(expected.queries))
+        )
 
 
 def test_in_bfloat16_the_same_is_found_and_single_answers_differ():

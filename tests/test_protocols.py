@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
 import torch
 
-from metav import benchmark, kept_cohort, protocols, scenarios, stacks
+from metav import benchmark, kept_cohort, protocols, scenarios, sources, stacks
 from metav.cells import Cell
 from metav.cli import main
 from metav.errors import UsageError
 from metav.scenarios.base import Merit
+from metav.schemes.cohort import Cohort
 from metav.suspects import parse
 from metav.suspects.changed_answers import Top
 from metav.zoo import Zoo
@@ -119,6 +121,52 @@ def test_a_cohort_is_not_shown_what_is_left_out(smoke_zoo):
         left_out=lambda each: protocols.is_left_out(zoo.scenario, "unseen-obfuscation", "Distillation", each),
     )
     assert set(ensemble.cohort.kinds) == set(zoo.cohort.kinds) - left_out
+
+
+@pytest.mark.parametrize(
+    ("protocol", "left_out"),
+    [("unseen-obfuscation", "Distillation"), ("unseen-obfuscation", "WP"), ("unseen-architecture", "S")],
+)
+def test_a_cell_shows_its_scheme_no_cohort_of_what_it_leaves_out(smoke_zoo, monkeypatch, protocol, left_out):
+    zoo, seen = Zoo(smoke_zoo.scenario, smoke_zoo.folder, cohort=True), []
+    zoo.build(jobs=1)
+
+    def construct(_, ensemble, **__):
+        seen.append(ensemble.cohort)
+        raise UsageError("that is enough")
+
+    monkeypatch.setattr(Cohort, "construct", construct)
+    cell = Cell(scheme="cohort", repetition=0, queries=4, protocol=protocol, left_out=left_out)
+    with pytest.raises(UsageError, match="that is enough"):
+        benchmark.run_cell(zoo, cell)
+    plan, whole = zoo.cohort, kept_cohort.read(zoo, zoo.cohort)
+    hidden = partial(protocols.is_left_out, zoo.scenario, protocol, left_out)
+    kinds = [kind for kind in plan.kinds if not hidden(plan.lineages(kind)[-1])]
+    others = [model for name, model in zip(plan.others, whole.others, strict=True) if not hidden(name)]
+    assert list(seen[0].kinds) == kinds
+    assert [str(model.state_dict()) for model in seen[0].others] == [str(model.state_dict()) for model in others]
+    assert (len(kinds), len(others)) != (len(plan.kinds), len(plan.others))
+
+
+def test_what_a_cohort_answered_is_named_by_all_that_it_depends_on(smoke_zoo, monkeypatch):
+    zoo = Zoo(smoke_zoo.scenario, smoke_zoo.folder, cohort=True)
+    zoo.build(jobs=1)
+    kind = next(iter(zoo.cohort.kinds))
+
+    def names():
+        return {name for name, _ in kept_cohort.read(zoo, zoo.cohort).parts[kind]}
+
+    seen = [names()]
+    for module, name in ((sources, "CODE"), (torch, "__version__")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, "9.9.9")
+            seen.append(names())
+    record = zoo.record
+    monkeypatch.setattr(zoo, "load", Zoo(zoo.scenario, zoo.folder, cohort=True).load)
+    monkeypatch.setattr(zoo, "record", lambda text: replace(record(text), digest="0" * 64))
+    seen.append(names())
+    assert len(set.union(*seen)) == sum(map(len, seen))
+    assert benchmark._cohort(zoo, zoo.cohort) is not benchmark._cohort(smoke_zoo, zoo.cohort)  # of another target
 
 
 def test_a_process_reads_a_cohort_once(smoke_zoo, monkeypatch):

@@ -225,7 +225,9 @@ def test_a_training_that_is_killed_ends_in_the_same_weights(tmp_path, monkeypatc
         with pytest.raises(KilledError):
             trained(Checkpoint(path, "a", every=0))
     monkeypatch.setattr(Checkpoint, "save", lambda self, live, done: saved.append(done))
-    resumed = trained(Checkpoint(path, "a"))
+    again = Checkpoint(path, "a")
+    resumed = trained(again)
+    assert again.spent > 0  # seconds of the run that was killed
     assert saved == list(range(1, 4 * steps + 1))
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
@@ -246,6 +248,31 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_used(tmp_path)
     Checkpoint(path, "a").clear()
     assert not path.exists()
     assert Checkpoint(path, "a").resume(fresh) == 0
+
+
+def test_seconds_of_earlier_runs_add_up(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("metav.checkpoint.time.monotonic", lambda: float(next(clock)))
+    live = {"x": torch.ones(3)}
+    spent = []
+    for done in (1, 2):
+        checkpoint = Checkpoint(tmp_path / "a", "a", every=0)
+        checkpoint.resume(live)
+        spent.append(checkpoint.spent)
+        checkpoint.save(live, done)
+    last = Checkpoint(tmp_path / "a", "a")
+    last.resume(live)
+    assert 0 == spent[0] < spent[1] < last.spent
+
+
+def test_models_side_by_side_are_taught_within_the_range_of_their_own_inputs():
+    inputs = torch.stack([torch.linspace(0, 1, 8)[:, None], torch.linspace(5, 9, 8)[:, None]])
+    labels = torch.zeros(2, 8, 1)
+    both = training.adverse(lambda x: x, training.squared_error, inputs, labels, 3.0, axis=1)
+    alone = [
+        training.adverse(lambda x: x, training.squared_error, x, y, 3.0) for x, y in zip(inputs, labels, strict=True)
+    ]
+    assert torch.equal(both, torch.stack(alone))
 
 
 def test_a_checkpoint_waits_for_its_time(tmp_path):

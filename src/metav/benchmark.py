@@ -171,9 +171,9 @@ def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
     for suspect in tested:
         start = time.perf_counter()
         answers = query(suspect.model, fingerprint.queries)
-        rates = {"": matching_rate(fingerprint, answers)}
+        rates = {"": judged(fingerprint, answers)}
         seconds += time.perf_counter() - start
-        rates |= {name: matching_rate(fingerprint, change.changed(answers)) for name, change in views.items()}
+        rates |= {name: judged(fingerprint, change.changed(answers)) for name, change in views.items()}
         scores += [
             Score(
                 scheme=cell.scheme,
@@ -185,8 +185,9 @@ def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
                 lineage=suspect.name,
                 family=suspect.family,
                 positive=suspect.positive,
-                rate=rate,
+                rate=rate or 0.0,
                 threshold=fingerprint.threshold,
+                refused=rate is None,
                 useful=scenario.merit.kept(suspect.quality, target),
                 quality=dict(suspect.quality),
             )
@@ -195,12 +196,17 @@ def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
     return CellResult(cell=cell, scores=tuple(scores), construct_seconds=construct_seconds, verify_seconds=seconds)
 
 
-def matching_rate(fingerprint: Fingerprint, answers: Tensor) -> float:
-    """The rate that `metav verify` finds for a suspect's answers; 0 where it could not give a verdict."""
+def judged(fingerprint: Fingerprint, answers: Tensor) -> float | None:
+    """The rate that `metav verify` finds for a suspect's answers; None where it could not give a verdict."""
     with suppress(SuspectError):
         outputs, _ = understand(answers, fingerprint.spec, len(fingerprint.queries), fingerprint.reference)
         return fingerprint.score(outputs)
-    return 0.0
+    return None
+
+
+def matching_rate(fingerprint: Fingerprint, answers: Tensor) -> float:
+    """The same, 0 where it could not give a verdict: nobody is accused without one."""
+    return judged(fingerprint, answers) or 0.0
 
 
 def flaw(zoo: Zoo, fingerprint: Fingerprint) -> str:
@@ -333,14 +339,14 @@ def run(
         for path in paths.values():
             path.fingerprint.unlink(missing_ok=True)
             path.result.unlink(missing_ok=True)
-    found = {} if again else {cell: result for cell, path in paths.items() if (result := cells.load(path.result))}
+    found = {} if again else {cell: result for cell, path in paths.items() if (result := cells.load(path.result, cell))}
     if progress is not None and found:
         progress(len(found))
     missing = [cell for cell in wanted if cell not in found]
     if missing:
         make_folder(folder)
     computed = engine.map(
-        partial(_run_and_keep, zoo, cells.CODE),
+        partial(_run_and_keep, zoo),
         [(cell, paths[cell]) for cell in missing],
         jobs=jobs,
         progress=None if progress is None else lambda _: progress(1),
@@ -355,12 +361,10 @@ def run(
     return [found[cell] for cell in wanted if cell in found]
 
 
-def _run_and_keep(zoo: Zoo, code: str, wanted: tuple[Cell, Kept]) -> CellResult | Failure:
+def _run_and_keep(zoo: Zoo, wanted: tuple[Cell, Kept]) -> CellResult | Failure:
     """Compute a cell, and keep it at once: a run that is killed loses those it is at."""
     cell, kept = wanted
     try:
-        if code != cells.CODE:
-            raise MetavError("expected the code that the run began with, got changed files: start it again.")
         zoo.check_process()
         found = run_cell(zoo, cell, kept.fingerprint)
     except Exception as error:

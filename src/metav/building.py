@@ -20,7 +20,7 @@ from metav.zoo_files import ZooFiles
 
 RESERVED = (  # names of other figures of a suspect, in results and listings
     *("scheme", "queries", "models", "left_out", "view", "repetition", "lineage", "family", "positive", "rate"),
-    *("threshold", "useful", "quality", "derived", "truly", "parameters", "seconds", "digest"),
+    *("threshold", "useful", "refused", "quality", "derived", "truly", "parameters", "seconds", "digest"),
 )
 
 
@@ -64,17 +64,18 @@ def _train(zoo: ZooFiles, group: Sequence[str]) -> None:
         for draft in drafts:
             draft.to(torch.device("cpu"))
             draft.model.eval().requires_grad_(False)  # a task's own fit may not
-        seconds = (time.perf_counter() - start) / len(group)
+        earlier = sum(draft.checkpoint.spent for draft in drafts if draft.checkpoint is not None)
+        seconds = (time.perf_counter() - start + earlier) / len(group)
         models = dict(zip(group, (draft.model for draft in drafts), strict=True))
         target = zoo.load("target") if zoo.has("target") else models["target"]
         for text in missing:
             if not zoo.has(text):  # only its snapshots may be missing; others were made from it as it is
                 _save(zoo, text, models[text], target, seconds)
             draft = drafts[group.index(text)]
-            earlier = deepcopy(draft.model) if draft.snapshots else draft.model  # the model may be the target itself
+            before = deepcopy(draft.model) if draft.snapshots else draft.model  # the model may be the target itself
             for snapshot, epochs in zip(zoo.snapshots(text), draft.snapshots, strict=True):
-                earlier.load_state_dict(draft.kept[epochs])
-                _save(zoo, snapshot, earlier, target, seconds=0.0)
+                before.load_state_dict(draft.kept[epochs])
+                _save(zoo, snapshot, before, target, seconds=0.0)
         for text in group:  # of a training that kept no snapshots, too
             _checkpoint(zoo, text, together).clear()
 

@@ -6,17 +6,17 @@ import hashlib
 import inspect
 import json
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-import metav
-from metav import schemes
+from metav import schemes, sources
 from metav.errors import MetavError, UsageError, brief
 from metav.protocols import Protocol
 from metav.storage import canonical_json, home, make_folder, write_atomic
@@ -54,7 +54,8 @@ class Cell:
 class Score:
     """One test suspect's matching rate, beside what it truly is, the fingerprint's threshold and its quality.
 
-    `view` is what of its answers the API let out, empty for all; `useful` whether it is about as good as the target.
+    `view` is what of its answers the API let out, empty for all; `useful` whether it is about as good as the target;
+    `refused` whether its answers allow no verdict, so that its rate is 0.
     """
 
     scheme: str
@@ -69,6 +70,7 @@ class Score:
     rate: float
     threshold: float
     useful: bool
+    refused: bool
     quality: dict[str, float]
 
 
@@ -142,7 +144,7 @@ def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Pa
     used = zoo.lineages(cohort=scheme.needs.cohort, open_world=cell.protocol == "open-world")
     kept = [each for lineage in used for each in zoo.snapshots(lineage)] if scheme.needs.snapshots else []
     models = {lineage: digest(lineage) for lineage in (*used, *kept)}
-    code = [CODE, _digest([Path(inspect.getfile(type(scheme)))])]  # a scheme's may be elsewhere
+    code = [sources.CODE, sources.digest([Path(inspect.getfile(type(scheme)))])]  # a scheme's may be elsewhere
     plan, strangers = scheme.needs.cohort and zoo.cohort, cell.protocol == "open-world" and zoo.strangers
     table = (scenario.spec, scenario.merit, scenario.views, scenario.suspects, plan, strangers)
     libraries = [torch.__version__, np.__version__, *(LEARN if cell.protocol == "open-world" else ())]
@@ -153,30 +155,28 @@ def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Pa
 
 def folder(what: str, zoo: Zoo) -> Path:
     """Where `what` is kept of a zoo, by this code alone: folders of other code can be deleted."""
-    return home() / what / CODE[:8] / zoo.scenario.name / zoo.scenario.profile
-
-
-def _digest(files: Iterable[Path]) -> str:
-    sha = hashlib.sha256()
-    for file in files:
-        sha.update(file.read_bytes())
-    return sha.hexdigest()
-
-
-CODE = _digest(sorted(Path(metav.__file__).parent.rglob("*.py")))  # the package's sources when they were imported
+    return home() / what / sources.CODE[:8] / zoo.scenario.name / zoo.scenario.profile
 
 
 def save(file: Path, result: CellResult) -> None:
     """Keep a result."""
     make_folder(file.parent)
-    write_atomic(file, json.dumps(asdict(result)).encode())
+    found = asdict(result)
+    write_atomic(file, json.dumps({**found, "seal": _seal(found)}).encode())
 
 
-def load(file: Path) -> CellResult | None:
-    """What was kept; None if there is nothing, or nothing that can be read."""
+def load(file: Path, cell: Cell) -> CellResult | None:
+    """What was kept of a cell; None if there is nothing, or it is damaged, edited, or another cell's."""
     try:
         found = json.loads(file.read_bytes())
+        if found.pop("seal") != _seal(found):
+            return None
         scores = tuple(Score(**score) for score in found.pop("scores"))
-        return CellResult(cell=Cell(**found.pop("cell")), scores=scores, **found)
+        result = CellResult(cell=Cell(**found.pop("cell")), scores=scores, **found)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # it is computed again
+    return result if result.cell == cell else None
+
+
+def _seal(found: Any) -> str:
+    return hashlib.sha256(canonical_json(found).encode()).hexdigest()

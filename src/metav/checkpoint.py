@@ -25,14 +25,15 @@ class Checkpoint:
 
     def __init__(self, path: Path, identity: str, every: float = EVERY) -> None:
         self.path, self.identity, self.every = path, identity, every
-        self.last = time.monotonic()
+        self.last = self.began = time.monotonic()
+        self.spent = 0.0  # seconds of earlier runs, of which the state is
 
     def resume(self, live: Mapping[str, Tensor]) -> int:
         """Copy the saved state into the tensors `live`; return what was done, 0 if nothing is there.
 
         A file that is damaged, or of tensors with other shapes, counts as nothing.
         """
-        self.last = time.monotonic()
+        self.last = self.began = time.monotonic()
         if not self.path.exists():
             return 0
         try:
@@ -49,12 +50,14 @@ class Checkpoint:
         with torch.no_grad():
             for name, tensor in live.items():
                 tensor.copy_(saved[name])
+        self.spent = float(meta.get("seconds", 0.0))
         return int(meta["done"])
 
     def save(self, live: Mapping[str, Tensor], done: int) -> None:
         """Write the state after `done` steps or epochs, as the training counts them, if it is time."""
         if time.monotonic() - self.last >= self.every:
-            save_tensors(self.path, live, {"identity": self.identity, "done": done})
+            spent = self.spent + time.monotonic() - self.began
+            save_tensors(self.path, live, {"identity": self.identity, "done": done, "seconds": spent})
             self.last = time.monotonic()
 
     def clear(self) -> None:

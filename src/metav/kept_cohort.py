@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metav import cells
+from metav import cells, sources
 from metav.errors import IntegrityError, StorageError
 from metav.scenarios.base import CohortPlan
 from metav.schemes.base import CohortModels, Columns
@@ -73,8 +73,8 @@ def _parts(zoo: Zoo, plan: CohortPlan, kind: str) -> list[tuple[str, Model]]:
     found: list[tuple[str, Model]] = []
     lineages = plan.lineages(kind)
     for part in (lineages[: plan.teachers], lineages[plan.teachers :]):
-        digests = [zoo.record(each).digest for each in part]
-        found.append((canonical_json([digests, cells.CODE, torch.__version__]), together([zoo.load(x) for x in part])))
+        name = canonical_json([[zoo.record(each).digest for each in part], sources.CODE, torch.__version__])
+        found.append((name, together([zoo.load(each) for each in part])))
     return found
 
 

@@ -47,6 +47,7 @@ def write(
     """Write all files into `folder`, and return the rows of results.json, with the arguments of `results.rows`."""
     rows = results.rows(scenario, cells, command, lacking, failures)
     scores = results.frame(cells)
+    (folder / "results.json").unlink(missing_ok=True)  # of an earlier run; it is written last: all is there with it
     write_atomic(folder / "splits.json", (json.dumps(results.splits(scenario, cells), indent=1) + "\n").encode())
     write_atomic(folder / "scores.csv", scores.to_csv(index=False).encode())
     used, swept = [row for row in rows if row["by_lineage"]], results.swept(rows)
@@ -58,7 +59,7 @@ def write(
     for name, figure in zip(names, drawn, strict=True):
         figures.save(figure, folder, name)
     write_atomic(folder / NAME, markdown(rows, names).encode())
-    write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())  # last: all is there with it
+    write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
     for name in before - set(names):
         for suffix in ("svg", "png"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
@@ -124,7 +125,7 @@ def _counts(rows: Sequence[dict[str, Any]]) -> str:
 
 def _range(rows: Sequence[dict[str, Any]], key: str) -> str:
     """A number that rows share, or from the least to the largest of them."""
-    numbers = sorted({row[key] for row in rows})
+    numbers = sorted({row[key] for row in rows if row[key] is not None})
     return f"{numbers[0]:g}" if len(numbers) == 1 else f"{numbers[0]:g} to {numbers[-1]:g}"
 
 
@@ -159,6 +160,8 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     for row in rows:
         lost = [f"`{row['title']}`, repetition {each['repetition']}: {each['error']}" for each in row.get("failed", ())]
         lines += ["", *lost] if lost else []
+        if row.get("refused"):
+            lines += ["", f"`{row['title']}`: {row['refused']} times answers allow no verdict; their rate counts as 0."]
         if "not_applicable" in row:
             lines += ["", f"`{row['scheme']}` is n/a: it {row['not_applicable']}."]
     if results.swept(rows):

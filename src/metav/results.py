@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pandas as pd
 import torch
 
 import metav
-from metav import evaluation, protocols
+from metav import evaluation, protocols, sources
 from metav.cells import Cell, CellResult, Failure
 from metav.scenarios import Scenario
 
@@ -85,7 +84,8 @@ def rows(
         {**_row(scenario, shared, list(kind), results, part), "failed": _failed(failures, *list(kind)[:4])}
         for kind, part in frame(results).groupby(KINDS, sort=False)
     ]
-    none = dict.fromkeys((*METRICS, *COUNTS, *KINDS, "useful", "spoilt", "construct_seconds", "verify_seconds"))
+    of_scores = ("positives", "negatives", "useful", "spoilt", "refused", "construct_seconds", "verify_seconds")
+    none = dict.fromkeys((*METRICS, *COUNTS, *KINDS, *of_scores))
     empty = {**found[0], **none, "queries": found[0]["queries"], "by_lineage": {}, "failed": []}
     empty |= {"repeats": 0, "seeds": []}
     done = {_kind(result.cell) for result in results}
@@ -169,6 +169,7 @@ def _row(
         "missed": summary([int((~part.derived & part.positive).sum()) for part in repetitions]),
         "useful": _useful(repetitions),
         "spoilt": _spoilt(repetitions),
+        "refused": int(scores.refused.sum()),
         "construct_seconds": summary([cell.construct_seconds for cell in cells]),
         "verify_seconds": summary([cell.verify_seconds for cell in cells]),
         "by_lineage": _by_lineage(scenario, scores, cells[0].scores[0].quality),
@@ -236,7 +237,7 @@ def environment() -> dict[str, Any]:
     """What the figures were measured on."""
     return {
         "metav": metav.__version__,
-        "commit": commit(),
+        "commit": sources.COMMIT,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -244,23 +245,6 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-
-
-def commit() -> str | None:
-    """The commit of metav's source, with `-dirty` where that differs from it; None where it is not a checkout."""
-    folder = Path(metav.__file__).parent
-
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, check=False, text=True, timeout=10)  # noqa: S603 (fixed)
-
-    try:
-        if git("ls-files", "--error-unmatch", "__init__.py").returncode:
-            return None
-        changed = git("diff", "--quiet", "HEAD", "--", ".").returncode
-        return git("rev-parse", "--short=12", "HEAD").stdout.strip() + "-dirty" * (changed != 0)
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def processor() -> str:

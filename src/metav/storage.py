@@ -23,7 +23,7 @@ Tensors = dict[str, torch.Tensor]
 OLD = 86_400.0  # seconds, after which nobody is still at a file
 STAGED = ".import-"  # how the folder begins that an archive is unpacked in
 HALF_WRITTEN = re.compile(
-    rf"\.([0-9a-f]{{16}}\.(json|safetensors|checkpoint)|zoo\.json)\.\d+|\.write-\d+|{re.escape(STAGED)}\w+"
+    rf"\.([0-9a-f]{{16}}\.((learning\.)?json|safetensors|checkpoint)|zoo\.json)\.\d+|\.write-\d+|{re.escape(STAGED)}\w+"
 )
 _KEY = "metav"  # one metadata key only: the order of several is not stable from one file to the next
 

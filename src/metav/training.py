@@ -282,7 +282,7 @@ def _descend(
             for index, (inputs, labels, answers) in islice(enumerate(zip(*batches, strict=True)), done - first, None):
                 progress = (epoch + index / len(batches[0])) / training.epochs
                 if training.adversarial:
-                    inputs = adverse(forward, objective.loss, inputs, labels, training.adversarial)
+                    inputs = adverse(forward, objective.loss, inputs, labels, training.adversarial, examples)
                 outputs = forward(inputs)
                 if taught is None:
                     errors = objective.loss(outputs, labels)
@@ -311,11 +311,17 @@ def mini_batches(values: Tensor, size: int, axis: int) -> list[Tensor]:
     return list(values.split(sizes, axis))
 
 
-def adverse(forward: Callable[[Tensor], Tensor], loss: Loss, inputs: Tensor, labels: Tensor, size: float) -> Tensor:
-    """Inputs with each value moved by `size` up the `loss`, within the range of their values (fast gradient sign)."""
+def adverse(
+    forward: Callable[[Tensor], Tensor], loss: Loss, inputs: Tensor, labels: Tensor, size: float, axis: int = 0
+) -> Tensor:
+    """Inputs with each value moved by `size` up the `loss`, within the range of their values (fast gradient sign).
+
+    Examples are along `axis`; models along the axes before it each have a range of their own.
+    """
     x = inputs.clone().requires_grad_(True)
     (slope,) = torch.autograd.grad(loss(forward(x), labels).sum(), x)
-    return (inputs + size * slope.sign()).clamp(inputs.min(), inputs.max())
+    axes = tuple(range(axis, inputs.dim()))
+    return (inputs + size * slope.sign()).clamp(inputs.amin(axes, keepdim=True), inputs.amax(axes, keepdim=True))
 
 
 def _orders(training: Training, n: int) -> Iterator[Tensor]:

@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+from metav import sources
 from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
 from metav.scenarios import Scenario
 from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors, write_atomic
@@ -84,6 +85,7 @@ class ZooFiles:
         words += [flag for flag, part in parts.items() if part]
         self.command = " ".join(words)
         self.settings = {"format": str(FORMAT), **scenario.settings}
+        self.code = sources.CODE
 
     @cached_property
     def _table(self) -> frozenset[str]:
@@ -152,13 +154,17 @@ class ZooFiles:
         return f"delete {name} there and run {self.command} again."
 
     def check_process(self) -> None:
-        """Compare the scenario with the settings, in a process that has read a task's module again.
+        """Compare code and scenario with those of the process that opened the zoo, in one that has read them again.
 
         Raises
         ------
+        MetavError
+            The code has been changed meanwhile.
         SettingsError
-            The module gave something else than in the process that opened the zoo.
+            A task's module gave something else.
         """
+        if self.code != sources.CODE:
+            raise MetavError("expected the code that the run began with, got changed files: start it again.")
         for name, value in self.scenario.settings.items():
             if value != self.settings[name]:
                 what = "models and training" if name == "method" else name

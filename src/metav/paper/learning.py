@@ -46,12 +46,10 @@ def kept(result: Path) -> Path:
 
 
 def _kept(zoo: Zoo, cell: Cell) -> list[dict[str, Any]] | Failure:
-    file = kept(cells.path(zoo, cell))
-    found = _read(file)
-    if found:
-        return found
     try:
-        found = curve(zoo, cell)
+        zoo.check_process()
+        file = kept(cells.path(zoo, cell))
+        found = _read(file) or curve(zoo, cell)
     except Exception as error:
         return cells.failed(cell, error)
     make_folder(file.parent)

@@ -102,7 +102,7 @@ class Pace:
     def recall(self, part: Part, zoo: Zoo) -> None:
         """Learn from what earlier runs have kept of a part."""
         if not part.learning:
-            kept = (cells.load(each.result) for each in cells.paths(zoo, planned(part, zoo)).values())
+            kept = (cells.load(each.result, cell) for cell, each in cells.paths(zoo, planned(part, zoo)).items())
             self.note(part.scenario, [result for result in kept if result is not None])
 
     def seconds(self, scenario: str, cell: Cell) -> float | None:

@@ -29,9 +29,9 @@ SLOPE = 2.0  # of the sigmoid
 def columns(outputs: Tensor, output: str, axes: int = 1) -> Tensor:
     """Answers (..., N, *output_shape) of a kind of `output` as real numbers (..., N, c) to compare models by.
 
-    A regression's values, of output shapes of so many `axes`, are taken as they are; probabilities by their
-    logarithms, centred for each answer; labels are a 1 for the largest of these; images are random projections of
-    their pixels, the same for all.
+    A regression's values are taken as they are; probabilities by their logarithms, centred for each answer; labels are
+    a 1 for the largest of these; images are random projections of their pixels, the same for all. Output shapes are of
+    so many `axes`.
     """
     if output == "labels":
         return one_hot(outputs.argmax(-1), outputs.shape[-1]).float()
@@ -39,7 +39,7 @@ def columns(outputs: Tensor, output: str, axes: int = 1) -> Tensor:
         logs = outputs.clamp_min(LEAST).log()
         return logs - logs.mean(-1, keepdim=True)
     if output == "images":
-        pixels = outputs.flatten(-3)
+        pixels = outputs.flatten(-axes)
         drawn = torch.randn(pixels.shape[-1], COLUMNS, generator=torch.Generator().manual_seed(0))
         return torch.matmul(pixels, drawn / pixels.shape[-1] ** 0.5)
     return outputs.flatten(-axes)
@@ -182,7 +182,7 @@ class CohortMatch(nn.Module):
     def rate(self, outputs: Tensor) -> float:
         """Matching rate in [0, 1] of outputs (N, *output_shape)."""
         with torch.no_grad():
-            above = self.above(self.matches(columns(outputs, self.output).flatten()))
+            above = self.above(self.matches(columns(outputs, self.output, outputs.dim() - 1).flatten()))
             return float(torch.sigmoid(SLOPE * above.double()))
 
     def settings(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class CohortRank(nn.Module):
     def p_value(self, outputs: Tensor) -> float:
         """Share in [1 / (M + 1), 1] of owners whose match with outputs (N, *output_shape) is at least the target's."""
         with torch.no_grad():
-            found = self.matches(columns(outputs, self.output).flatten())
+            found = self.matches(columns(outputs, self.output, outputs.dim() - 1).flatten())
             return float((found >= found[0]).double().mean())
 
     def rate(self, outputs: Tensor) -> float:
