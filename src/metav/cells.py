@@ -169,7 +169,7 @@ def load(file: Path, cell: Cell) -> CellResult | None:
     """What was kept of a cell; None if there is nothing, or it is damaged, edited, or another cell's."""
     try:
         found = json.loads(file.read_bytes())
-        if found.pop("seal") != _seal(found):
+        if found.pop("seal") != _seal(found):  # floats are written so that they are read as they were
             return None
         scores = tuple(Score(**score) for score in found.pop("scores"))
         result = CellResult(cell=Cell(**found.pop("cell")), scores=scores, **found)
@@ -179,4 +179,4 @@ def load(file: Path, cell: Cell) -> CellResult | None:
 
 
 def _seal(found: Any) -> str:
-    return hashlib.sha256(canonical_json(found).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
