@@ -143,15 +143,37 @@ def test_another_order_of_classes_is_noticed_and_the_right_one_told(order):
     assert (understand(given[:, list(order)], tiny.TABLES, 40, reference=TRUE)[0] == TRUE).all()
 
 
+def test_two_of_many_classes_that_changed_places_are_noticed():
+    torch.manual_seed(0)
+    many = torch.randn(60, 10).softmax(1)
+    spec = replace(tiny.TABLES, output_shape=(10,))
+    order = [0, 1, 2, 3, 4, 5, 6, 8, 7, 9]
+    with pytest.raises(SuspectError, match="ask with --classes 0 1 2 3 4 5 6 8 7 9"):
+        understand(many[:, order], spec, 60, reference=many)
+    assert understand(many, spec, 60, reference=many)[1] == ()
+
+
+@pytest.mark.parametrize("order", [[1, 0], [2, 0, 1]])
+def test_values_of_a_regression_in_another_order_are_noticed(order):
+    torch.manual_seed(0)
+    values = torch.randn(60, len(order)) * torch.tensor([1.0, 40.0, 9000.0])[: len(order)]
+    spec = replace(tiny.REGRESSION, output_shape=(len(order),))
+    with pytest.raises(SuspectError, match="the target's order of values, got answers that agree with it in another"):
+        understand(values[:, order], spec, 60, reference=values)
+    strangers = torch.randn(60, len(order))
+    assert understand(strangers, spec, 60, reference=values)[0].shape == values.shape
+
+
 def test_of_two_classes_the_opposite_answers_are_no_other_order():
     spec = replace(tiny.TABLES, output_shape=(2,))
     target = TRUE[:, :2] / TRUE[:, :2].sum(1, keepdim=True)
     assert (understand(target.flip(1), spec, 40, reference=target)[0] == target.flip(1)).all()
 
 
-def test_images_a_little_beyond_1_are_not_taken_for_bytes():
+@pytest.mark.parametrize("most", [1.05, 16.0, 100.0])
+def test_images_a_little_beyond_1_are_not_taken_for_bytes(most):
     with pytest.raises(SuspectError, match="expected images in"):
-        understand(1.05 * IMAGES.clamp(0.5) / IMAGES.max(), tiny.CODES, 4)
+        understand(most * IMAGES.clamp(0.5) / IMAGES.max(), tiny.CODES, 4)
 
 
 def test_independent_models_are_not_taken_for_the_target_in_another_order():

@@ -139,7 +139,7 @@ def test_a_constant_target(name, kind, sloped, value):
 def test_a_target_without_gradients(name, kind):
     ensemble = KINDS[kind]()
     words = refuse(name, replace(ensemble, target=partial(query, ensemble.target)))
-    assert f"gives gradients for {name}, got one that answers without" in words
+    assert f"gives gradients by its inputs for {name}, got one that does not" in words
 
 
 class WithLayer(nn.Module):

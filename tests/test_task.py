@@ -21,7 +21,7 @@ from metav import Fingerprint, Part, Spec, Task, benchmark, protocols, scenarios
 from metav.cli import main
 from metav.errors import MetavError, StorageError, UsageError
 from metav.scenarios.base import Merit
-from metav.scenarios.quality import accuracy
+from metav.scenarios.quality import accuracy, error
 from metav.scenarios.task_cohort import filter_ratio
 from metav.scenarios.task_models import ready
 from metav.storage import digest
@@ -704,6 +704,33 @@ def test_figures_of_quality_that_do_not_fit_are_said_before_anything_is_trained(
             "logits from the target, got probabilities: say logits=False",
         ),
         ({"logits": False}, "probabilities from the target, got logits: say logits=True"),
+        (
+            {"architectures": {"net": lambda: nn.Sequential(network(), nn.Softmax(1))}},
+            "logits from the architecture net, got probabilities",
+        ),
+        (
+            {"architectures": {"net": partial(next, iter([network()] * 99))}},
+            "a new model from each call of the architecture net",
+        ),
+        ({"target": None}, "expected a torch module for target of the task, got NoneType"),
+        ({"own": {"x": 1}}, "expected a metav Part for own of the task, got dict"),
+        ({"architectures": [network]}, "expected a dictionary for architectures of the task, got list"),
+        ({"epochs": 2.5}, r"expected a whole number for epochs of the task, got float \(2.5\)"),
+        ({"fit": 3}, "expected a function for fit of the task, got 3"),
+        ({"tuning_lr": -0.1}, "expected a finite tuning_lr above 0, got -0.1"),
+        ({"name": "warfarin"}, "expected another name than metav's own 'warfarin'"),
+        (
+            {"spec": replace(SPEC, output_shape=(1,)), "target": nn.Linear(3, 1)},
+            r"expected two outputs or more for probabilities, got output_shape \(1,\)",
+        ),
+        (
+            {
+                "spec": replace(SPEC, output="images", output_shape=(1, 12, 12)),
+                "target": nn.Sequential(*painter()[:3], nn.Tanh(), painter()[4]),
+                **{name: codes(seed=seed) for seed, name in enumerate(("own", "public", "test"))},
+            },
+            r"expected images in \[0, 1\] from the target, got values from -",
+        ),
         ({"architectures": {"net": lambda: 1 / 0}}, "from the architecture net, got ZeroDivisionError"),
         (
             {"target": nn.Linear(3, 5)},
@@ -874,3 +901,12 @@ def test_a_protocol_that_can_leave_nothing_out_says_so():
     made = task(independents=0, negatives={"other": network()}).scenario()
     with pytest.raises(UsageError, match="suspects that unseen-architecture can leave out, got none in mine"):
         protocols.what_is_left_out(made, "unseen-architecture")
+
+
+def test_agreement_of_several_values_is_by_the_spread_of_each():
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    target = lambda given: given * torch.tensor([1.0, 0.01, 5000.0])  # noqa: E731
+    still = lambda given: torch.zeros(len(given), 3)  # noqa: E731
+    part = Part(x=x, y=target(x))
+    assert error(target, target, part)["agreement"] == 1
+    assert error(still, target, part)["agreement"] < 0.15  # of normal values 8 % are within a tenth

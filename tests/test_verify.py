@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import one_hot
 
 import tiny
-from metav import Fingerprint, Spec
+from metav import Fingerprint, Spec, verification
 from metav.access import Access
 from metav.campaign import judge_all
 from metav.cli import main
@@ -483,3 +483,25 @@ def test_answers_in_another_unit_are_remarked_on():
 def test_a_fingerprint_without_the_target_s_answers_says_what_was_not_checked(made):
     (remark,) = verify(replace(made, reference=None), tiny.tables().target).remarks
     assert remark.startswith("the order of classes was not checked")
+
+
+def test_noise_in_the_smaller_of_two_values_is_noticed():
+    size = torch.tensor([1.0, 50_000.0])
+    first = torch.randn(30, 2, generator=torch.Generator().manual_seed(0)) * size
+    second = first + torch.tensor([0.5, 0.0])
+    assert verification._changed(first, second[:3], each=True)
+    assert not verification._changed(first, first[:3] * (1 + 1e-6), each=True)
+
+
+@pytest.mark.parametrize("answer", [{"logits": 1}, ["cat"], (torch.zeros(3), torch.zeros(2))])
+def test_what_is_no_array_is_refused_in_one_sentence(made, answer):
+    with pytest.raises(SuspectError, match="expected an array of numbers from the model, got "):
+        verify(made, lambda x: answer)
+
+
+@pytest.mark.parametrize("scheme", ["metav(iterations=2)", "liteguard(iterations=2)"])
+def test_a_target_without_gradients_is_refused_by_schemes_that_need_them(scheme):
+    whole = tiny.regressors()
+    rounded = replace(whole, target=lambda x: whole.target(x.detach()))
+    with pytest.raises(SuspectError, match="expected a target that gives gradients by its inputs for "):
+        get(scheme).construct(rounded, queries=4, seed=0)

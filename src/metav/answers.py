@@ -17,7 +17,7 @@ ROUNDED = 0.02  # by how much each of a few rounded probabilities may let their 
 MISSED = 0.1  # by how much a sum may miss 1 at most
 SPILL, ASTRAY = 0.1, 0.35  # of noisy or coarsely rounded probabilities: beyond [0, 1]; of any sum, on average MISSED
 MOST = 50.0  # percent: what classes that are given have of 100 on average, so that the answers are no logits
-BYTES = 2.0  # a highest value beyond which images are in 0..255
+BYTES = 127.0  # a highest value of all images beyond which they are in 0..255
 ALIKE, UNLIKE = 0.8, 0.3  # correlations with the target of answers in another order, and in the one given
 VARIED = 0.05  # standard deviation of the largest probability, below which it tells little
 
@@ -34,23 +34,27 @@ def understand(raw: Tensor, spec: Spec, count: int, reference: Tensor | None = N
     count
         The number of queries.
     reference
-        The target's answers, by which another order of the classes is noticed; None to trust the order.
+        The target's answers, by which another order of the classes, or of a regression's values, is noticed; None to
+        trust the order.
 
     Raises
     ------
     SuspectError
-        Answers of another number or shape, not finite, or of no kind that is known; or in another order of classes.
+        Answers of another number or shape, not finite, or of no kind that is known; or in another order of classes or
+        values.
     """
     values = usable(raw, count)
     if spec.output == "probabilities":
         outputs, remarks = _probabilities(values, spec.output_shape[0])
         remarks = [*remarks, *_sorted(outputs, reference)]
         if reference is not None:
-            _check_order(outputs, reference)
+            _check_order(outputs, reference, "classes", "--classes {order}")
     elif spec.output == "images":
         outputs, remarks = _images(_shaped(values, spec))
     else:
         outputs, remarks = _shaped(values, spec), []
+        if reference is not None and len(spec.output_shape) == 1:
+            _check_order(outputs, reference, "values", "values {order} of each answer, in this order")
     return outputs.to(torch.float32), tuple(remarks)
 
 
@@ -192,21 +196,26 @@ def _falling(values: Tensor) -> Tensor:
     return (values.diff(dim=1) <= 0).all(1)
 
 
-def _check_order(outputs: Tensor, reference: Tensor) -> None:
-    """Refuse answers that are unlike the target's in the order given, and much like them in another."""
+def _check_order(outputs: Tensor, reference: Tensor, what: str, option: str) -> None:
+    """Refuse answers (N, values) that are unlike the target's in the order given, and much like them in another.
+
+    That is judged by the values that another order moves: those that stay say nothing against it.
+    """
     ours, theirs = (_standard(each.double()) for each in (reference, outputs))
     correlation = ours.T @ theirs / len(ours)  # (classes of the target, classes of the suspect)
     rows, columns = linear_sum_assignment(-correlation.numpy())
-    seen = (ours.abs().sum(0) > 0).double()  # classes that the target's answers tell of at all
-    if seen.sum() < 2 or len(seen) == 2:  # of two classes another order is just the opposite answer
+    seen = ours.abs().sum(0) > 0  # values that the target's answers tell of at all
+    moved = seen & (torch.from_numpy(columns) != torch.arange(len(seen)))
+    if moved.sum() < 2 or (len(seen) == 2 and what == "classes"):  # of two it is just the opposite answer
         return
-    given = float((correlation.diagonal() * seen).sum() / seen.sum())
-    best = float((correlation[rows, columns] * seen).sum() / seen.sum())
-    if given < UNLIKE and best > ALIKE:
-        order = " ".join(map(str, columns))
+    given = float(correlation.diagonal()[moved].mean())
+    order = correlation[rows, columns]
+    best = float(order[moved].mean())
+    if given < UNLIKE and best > ALIKE and order[seen].mean() > ALIKE:
+        option = option.format(order=" ".join(map(str, columns)))
         raise SuspectError(
-            f"expected the target's order of classes, got answers that agree with it in another (correlation "
-            f"{best:.2f} instead of {given:.2f}): if that is how it documents them, ask with --classes {order}."
+            f"expected the target's order of {what}, got answers that agree with it in another (correlation "
+            f"{best:.2f} instead of {given:.2f}): if that is how it documents them, ask with {option}."
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metav.answers import understand, usable
-from metav.errors import SuspectError
+from metav.errors import SuspectError, brief
 from metav.fingerprint import Fingerprint
 from metav.spec import Model
 
@@ -50,9 +50,21 @@ def query(model: Model, queries: Tensor) -> Tensor:
     """Answers of a suspect (N, *output_shape) to queries (N, *input_shape), without gradients.
 
     It is given a copy: a model may change its inputs in place, or answer with them.
+
+    Raises
+    ------
+    SuspectError
+        What it answers is no array of numbers.
     """
     with torch.no_grad():
-        return torch.as_tensor(model(queries.clone()))
+        answers = model(queries.clone())
+    try:
+        return torch.as_tensor(answers)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SuspectError(
+            f"expected an array of numbers from the model, got {type(answers).__name__} ({brief(error)}): give a "
+            "function that returns its outputs alone."
+        ) from error
 
 
 def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdict:
@@ -89,7 +101,8 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
     if repeat:
         again = query(model, queries[:repeat])
         asked += len(queries[:repeat])
-        if _changed(raw.double(), usable(again, len(queries[:repeat]))):
+        each = fingerprint.spec.output == "regression"  # whose values may be of several units
+        if _changed(raw.double(), usable(again, len(queries[:repeat])), each=each):
             rounds = [outputs, *(understood(query(model, queries))[0] for _ in range(ROUNDS - 1))]
             asked += (ROUNDS - 1) * len(queries)
             outputs = torch.stack(rounds).mean(0)
@@ -144,9 +157,10 @@ def _rescaled(outputs: Tensor, reference: Tensor) -> float:
     return float(far[0]) if len(far) else 0.0
 
 
-def _changed(first: Tensor, second: Tensor) -> bool:
-    """Whether answers to the same queries differ by more than rounding."""
+def _changed(first: Tensor, second: Tensor, *, each: bool) -> bool:
+    """Whether answers to the same queries differ by more than rounding, of all their values or of `each`."""
     if first[: len(second)].shape != second.shape:
         return True
-    apart = (first[: len(second)] - second).abs().max()
-    return bool(apart > STEADY * (first.max() - first.min()) + ROUNDING * first.abs().max() + TINY)
+    axes = 0 if each else tuple(range(first.dim()))
+    apart, size = (first[: len(second)] - second).abs().amax(axes), first.abs().amax(axes)
+    return bool((apart > STEADY * (first.amax(axes) - first.amin(axes)) + ROUNDING * size + TINY).any())

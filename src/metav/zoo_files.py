@@ -77,7 +77,7 @@ class ZooFiles:
         self.strangers = scenario.strangers if open_world else ()
         self.fractions = tuple(snapshots)
         usual = home() / "zoo" / scenario.name / scenario.profile
-        self.folder = folder or usual
+        self.folder = Path(folder or usual)
         words = ["metav zoo build", scenario.called or scenario.name]
         words += [] if scenario.profile == "cpu" else ["--profile", scenario.profile]
         words += [] if self.folder == usual else ["--zoo", shlex.quote(str(folder))]

@@ -52,7 +52,7 @@ def asked(endpoint: Endpoint, batch: Tensor) -> Tensor:
     if answers.ndim == 0 or len(answers) != len(batch):
         raise EndpointError(
             f"expected {len(batch)} answers from {endpoint.about['suspect']}, got an answer of shape "
-            f"{tuple(answers.shape)}: check that it answers each query once."
+            f"{tuple(answers.shape)}: check that it answers each query once, or ask for fewer at a time with --batch."
         )
     return answers
 

@@ -142,12 +142,14 @@ class Server:
                 f"a redirect to {self.shortened(where.encode()) if where else 'nowhere'}",
                 "give the final URL, and log in with --header NAME=VARIABLE if that is a login page",
             )
+        fewer = "ask for fewer at a time with --batch"
         step = {
             401: "log in with --header NAME=VARIABLE",
             403: "log in with --header NAME=VARIABLE",
             404: "check the URL and the model's name",
+            413: fewer,
             429: "ask more slowly with --rate",
-        }.get(code, "read what it says" if code < 500 else "try later, or ask for fewer at a time with --batch")
+        }.get(code, f"{'read what it says' if code < 500 else 'try later'}, or {fewer}")
         text = self.shortened(content)
         after = _seconds(answer.headers.get("retry-after"))
         wish = "" if after is None else f", to be asked again after {after:g} s"

@@ -27,9 +27,9 @@ def accuracy(model: Model, target: Model, test: Part) -> dict[str, float]:
 
 
 def error(model: Model, target: Model, test: Part) -> dict[str, float]:
-    """Mean absolute error, and the share of answers within a tenth of the spread of the target's from them."""
+    """Mean absolute error, and the share of values within a tenth of the spread of the target's from them."""
     found, reference = answers(model, test.x), answers(target, test.x)
-    near = (found - reference).abs() <= 0.1 * reference.std()
+    near = (found - reference).abs() <= 0.1 * reference.std(0)
     return {"mae": (found - test.y).abs().mean().item(), "agreement": near.float().mean().item()}
 
 

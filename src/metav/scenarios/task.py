@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -19,7 +20,7 @@ from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.quality import accuracy, error, likeness
-from metav.scenarios.task_checks import check_answers, check_apart, check_logits, check_part
+from metav.scenarios.task_checks import check_answers, check_apart, check_kind, check_logits, check_new, check_part
 from metav.scenarios.task_models import (
     PENALTY,
     Classifier,
@@ -42,6 +43,7 @@ from metav.training import Objective, Part, anneal, class_error, soften, squared
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
+BUILT_IN = ("warfarin", "skin", "fashion")  # scenarios, whose folders are theirs
 SAME = "same"  # the target's architecture, from scratch
 TEMPERATURE, SOFT = 4.0, 0.9  # of students of classifiers (Hinton et al., 2015)
 WP_RATIOS, FP_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.125, 0.25, 0.375, 0.5)
@@ -134,6 +136,19 @@ class Task:
     merit: Merit | None = None
 
     def __post_init__(self) -> None:
+        kinds = {"target": nn.Module, "spec": Spec, **dict.fromkeys(("own", "public", "test"), Part)}
+        kinds |= dict.fromkeys(("architectures", "negatives"), Mapping)
+        kinds |= dict.fromkeys(("epochs", "tuning", "batch", "students", "independents", "teachers"), int)
+        for setting, kind in kinds.items():
+            check_kind(setting, getattr(self, setting), kind)
+        for setting in ("fit", "quality"):
+            if not (getattr(self, setting) is None or callable(getattr(self, setting))):
+                raise UsageError(f"expected a function for {setting} of the task, got {getattr(self, setting)!r}.")
+        for setting in ("lr", "tuning_lr"):
+            if not 0 < (rate := getattr(self, setting)) < math.inf:
+                raise UsageError(f"expected a finite {setting} above 0, got {rate}: change the number.")
+        if self.name in BUILT_IN:
+            raise UsageError(f"expected another name than metav's own {self.name!r}, got it: rename the task.")
         for name in (self.name, *self.architectures, *self.negatives):
             if re.fullmatch(r"[A-Za-z][\w-]*", name) is None or name in ("target", "ready", SAME):
                 raise UsageError(
@@ -176,7 +191,7 @@ class Task:
         with seeded(0):
             check_answers("the target", lambda: self._wrapped(self.target), self.test.x[:2], self.spec)
             if self.spec.output == "probabilities":
-                check_logits(self.target, self.test.x[:GLANCE], gives_logits=self.logits)
+                check_logits("the target", self.target, self.test.x[:GLANCE], gives_logits=self.logits)
             for name, make in self.architectures.items():
                 if isinstance(make, nn.Module):
                     raise UsageError(
@@ -184,6 +199,11 @@ class Task:
                         f"{type(make).__name__}(...)."
                     )
                 check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:2], self.spec)
+                check_new(name, make, self.target)
+                if self.spec.output == "probabilities":
+                    check_logits(
+                        f"the architecture {name}", make().eval(), self.test.x[:GLANCE], gives_logits=self.logits
+                    )
         if twins := [sorted(names - {SAME}) for names in self._drawn.values() if len(names - {SAME}) > 1]:
             raise UsageError(
                 f"expected architectures that differ, got the same weights from {' and '.join(twins[0])}: leave one "

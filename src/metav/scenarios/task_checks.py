@@ -13,6 +13,18 @@ from metav.scenarios.task_models import answered, answers_with_logits
 from metav.spec import Spec
 from metav.training import Part
 
+SLACK = 1e-3  # of images beyond [0, 1]
+
+
+def check_kind(name: str, value: object, kind: type) -> None:
+    """Refuse a setting of another type."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        word = {"Module": "a torch module", "Part": "a metav Part", "Spec": "a metav Spec", "int": "a whole number"}
+        raise UsageError(
+            f"expected {word.get(kind.__name__, 'a dictionary')} for {name} of the task, got {type(value).__name__}"
+            f"{f' ({value})' if isinstance(value, int | float) else ''}: correct it."
+        )
+
 
 def check_apart(parts: Mapping[str, Part]) -> None:
     """Refuse the same examples in two parts: what is measured with them would not be on unseen ones."""
@@ -33,6 +45,11 @@ def check_part(name: str, part: Part, spec: Spec) -> None:
                 f"expected a plain tensor {axis} in the part {name}, got {got}: use torch.from_numpy, or detach()."
             )
     axes = {"probabilities": 1, "images": 3}.get(spec.output, max(1, len(spec.output_shape)))
+    if spec.output == "probabilities" and spec.output_shape == (1,):
+        raise UsageError(
+            "expected two outputs or more for probabilities, got output_shape (1,): of a single logit z make two, for "
+            "example with torch.cat([torch.zeros_like(z), z], 1)."
+        )
     if len(spec.output_shape) != axes:
         meant = {"probabilities": "(classes,)", "images": "(channels, height, width)"}.get(spec.output, "(1,)")
         raise UsageError(f"expected output_shape {meant} for {spec.output}, got {spec.output_shape}: change the spec.")
@@ -84,11 +101,25 @@ def check_part(name: str, part: Part, spec: Spec) -> None:
         )
 
 
-def check_logits(target: nn.Module, x: Tensor, *, gives_logits: bool) -> None:
+def check_logits(name: str, model: nn.Module, x: Tensor, *, gives_logits: bool) -> None:
     """Refuse a classifier that answers with probabilities where logits are said, or the other way round."""
-    if answers_with_logits(target, x) != gives_logits:
+    if answers_with_logits(model, x) != gives_logits:
         said, got = ("logits", "probabilities") if gives_logits else ("probabilities", "logits")
-        raise UsageError(f"expected {said} from the target, got {got}: say logits={not gives_logits} in the task.")
+        raise UsageError(
+            f"expected {said} from {name}, got {got}: say logits={not gives_logits} in the task, which is for target "
+            "and architectures."
+        )
+
+
+def check_new(name: str, make: Callable[[], nn.Module], target: nn.Module) -> None:
+    """Refuse a function that does not make a new model in each call: training one would train the others."""
+    first, second = make(), make()
+    known = {id(each) for model in (second, target) for each in model.parameters()}
+    if any(id(each) in known for each in first.parameters()):
+        raise UsageError(
+            f"expected a new model from each call of the architecture {name}, got one whose weights are there already: "
+            "make the model inside of the function."
+        )
 
 
 def check_answers(name: str, make: Callable[[], nn.Module], x: Tensor, spec: Spec) -> None:
@@ -106,4 +137,9 @@ def check_answers(name: str, make: Callable[[], nn.Module], x: Tensor, spec: Spe
         raise UsageError(
             f"expected finite float32 answers of shape {expected} from {name}, got {got}: check spec.input_shape, "
             "spec.output_shape and the model."
+        )
+    if spec.output == "images" and not (answers.min() >= -SLACK and answers.max() <= 1 + SLACK):
+        raise UsageError(
+            f"expected images in [0, 1] from {name}, got values from {answers.min():g} to {answers.max():g}: end it "
+            "with a sigmoid, or with (tanh + 1) / 2."
         )

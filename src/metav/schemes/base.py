@@ -214,10 +214,24 @@ def check_use(name: str, needs: Needs, ensemble: Ensemble, queries: int) -> None
             f"expected a target whose answers depend on its inputs, got the same answer to {len(some)} examples: "
             "check how it was trained."
         )
-    if needs.gradients and not asked(some[:1].clone().requires_grad_(True)).requires_grad:
+    if needs.gradients:
+        check_gradients(name, asked, some[:1])
+
+
+def check_gradients(name: str, target: Model, x: Tensor) -> None:
+    """Refuse a target whose answers to `x` (n, *input_shape) have no gradient by them, for a scheme that needs it.
+
+    Raises
+    ------
+    SuspectError
+        The answers do not hang together with the inputs: a server, or rounding or an embedding comes first.
+    """
+    inputs = x.clone().requires_grad_(True)
+    answers = target(inputs)
+    if not answers.requires_grad or torch.autograd.grad(answers.sum(), inputs, allow_unused=True)[0] is None:
         raise SuspectError(
-            f"expected a target that gives gradients for {name}, got one that answers without: "
-            "give the model itself, or choose another scheme (metav schemes)."
+            f"expected a target that gives gradients by its inputs for {name}, got one that does not: give the module "
+            "itself, with products of one-hot rows for embeddings, or choose a scheme that needs answers alone: cohort."
         )
 
 

@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
-from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_queries
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_gradients, check_queries
 from metav.schemes.metav import box, sample
 from metav.scorers import LocalVerifiers
 
@@ -57,6 +57,7 @@ class LiteGuard:
         check_form(self.valid, ensemble.spec)
         generator = torch.Generator().manual_seed(seed)
         w = torch.randn(queries, *ensemble.spec.input_shape, generator=generator).requires_grad_(True)
+        check_gradients("liteguard", ensemble.target, box(w.detach()[:1], ensemble, self.valid))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             verifiers = LocalVerifiers(queries, torch.Size(ensemble.spec.output_shape).numel())

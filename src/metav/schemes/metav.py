@@ -18,7 +18,7 @@ from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
 from metav.frozen import halved
 from metav.optim import Adam
-from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_queries
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_gradients, check_queries
 from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
 from metav.spec import Model
 
@@ -102,6 +102,7 @@ class MetaV:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             w, verifier = self._start(ensemble, queries, generator)
+        check_gradients("metav", ensemble.target, box(w.detach()[:1], ensemble, self.valid))
         losses: list[Tensor] = []
         for iteration, likelihood in enumerate(self._learn(ensemble, w, verifier, generator), 1):
             losses.append(-likelihood)
