@@ -49,7 +49,9 @@ def _kept(zoo: Zoo, cell: Cell) -> list[dict[str, Any]] | Failure:
     try:
         zoo.check_process()
         file = kept(cells.path(zoo, cell))
-        found = _read(file) or curve(zoo, cell)
+        if found := _read(file):
+            return found
+        found = curve(zoo, cell)
     except Exception as error:
         return cells.failed(cell, error)
     make_folder(file.parent)
