@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metav.errors import unknown
+from metav.scenarios.base import BUILT_IN
 
-SCENARIOS = ("skin", "warfarin", "fashion")
+SCENARIOS = BUILT_IN
 QUERIES = tuple(range(10, 101, 10))  # Fig. 5c and 6
 MODELS = (1, 2, 5, 10, 20, 35)  # of each side: ensembles of 2, 4, 10, 20, 40 and 70, Fig. 5d and 7
 REPEATS, FEWER = 5, 3  # the latter of the two sweeps

@@ -18,7 +18,7 @@ from metav import adversarial, training
 from metav.adversarial import Gan, Recipe
 from metav.errors import UsageError
 from metav.scenarios import task_cohort
-from metav.scenarios.base import LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, thin
+from metav.scenarios.base import BUILT_IN, LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.quality import accuracy, error, likeness
 from metav.scenarios.task_checks import check_answers, check_apart, check_kind, check_logits, check_new, check_part
 from metav.scenarios.task_models import (
@@ -43,7 +43,6 @@ from metav.training import Objective, Part, anneal, class_error, soften, squared
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
-BUILT_IN = ("warfarin", "skin", "fashion")  # scenarios, whose folders are theirs
 SAME = "same"  # the target's architecture, from scratch
 TEMPERATURE, SOFT = 4.0, 0.9  # of students of classifiers (Hinton et al., 2015)
 WP_RATIOS, FP_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.125, 0.25, 0.375, 0.5)
@@ -199,11 +198,9 @@ class Task:
                         f"{type(make).__name__}(...)."
                     )
                 check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:2], self.spec)
-                check_new(name, make, self.target)
+                made = check_new(name, make, self.target)
                 if self.spec.output == "probabilities":
-                    check_logits(
-                        f"the architecture {name}", make().eval(), self.test.x[:GLANCE], gives_logits=self.logits
-                    )
+                    check_logits(f"the architecture {name}", made, self.test.x[:GLANCE], gives_logits=self.logits)
         if twins := [sorted(names - {SAME}) for names in self._drawn.values() if len(names - {SAME}) > 1]:
             raise UsageError(
                 f"expected architectures that differ, got the same weights from {' and '.join(twins[0])}: leave one "

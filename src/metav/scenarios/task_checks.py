@@ -111,8 +111,8 @@ def check_logits(name: str, model: nn.Module, x: Tensor, *, gives_logits: bool) 
         )
 
 
-def check_new(name: str, make: Callable[[], nn.Module], target: nn.Module) -> None:
-    """Refuse a function that does not make a new model in each call: training one would train the others."""
+def check_new(name: str, make: Callable[[], nn.Module], target: nn.Module) -> nn.Module:
+    """A new model; a function that does not make one in each call is refused: training one would train the others."""
     first, second = make(), make()
     known = {id(each) for model in (second, target) for each in model.parameters()}
     if any(id(each) in known for each in first.parameters()):
@@ -120,6 +120,7 @@ def check_new(name: str, make: Callable[[], nn.Module], target: nn.Module) -> No
             f"expected a new model from each call of the architecture {name}, got one whose weights are there already: "
             "make the model inside of the function."
         )
+    return first
 
 
 def check_answers(name: str, make: Callable[[], nn.Module], x: Tensor, spec: Spec) -> None:
