@@ -396,6 +396,16 @@ def test_wrappers_compose():
     assert times[-1][0] - start >= 0.089  # nine, whoever asks
 
 
+def test_nobody_waits_for_a_turn_once_halted():
+    halt, began = threading.Event(), time.monotonic()
+    paced = Paced(Local(lambda x: x), Pace(rate=0.01), halt)
+    paced(torch.rand(1, 3))  # the next one's turn is in 100 s
+    threading.Timer(0.05, halt.set).start()
+    with pytest.raises(EndpointError, match="got an interrupt: run it again"):
+        paced(torch.rand(1, 3))
+    assert time.monotonic() - began < 50
+
+
 def test_what_is_not_passing_is_not_asked_again_and_a_server_s_wish_is_granted():
     calls = []
 
@@ -555,6 +565,17 @@ def test_outputs_of_another_name_are_told(httpserver):
     with (
         closing(connect(httpserver.url_for("/v2/models/m"), tiny.TABLES, Access(output="logits"))) as endpoint,
         pytest.raises(EndpointError, match=r"expected the output 'logits' from .*, got out: choose with --output"),
+    ):
+        endpoint.query(torch.rand(1, 6))
+
+
+def test_names_of_classes_are_no_answers(httpserver):
+    httpserver.expect_request("/v2/models/m").respond_with_json({"name": "m"})
+    output = {"name": "label", "datatype": "BYTES", "shape": [1], "data": ["naevus"]}
+    httpserver.expect_request("/v2/models/m/infer").respond_with_json({"outputs": [output]})
+    with (
+        closing(connect(httpserver.url_for("/v2/models/m"), tiny.TABLES)) as endpoint,
+        pytest.raises(EndpointError, match=r"numbers in the output 'label' from .*naevus.*probabilities \(--output\)"),
     ):
         endpoint.query(torch.rand(1, 6))
 

@@ -67,6 +67,24 @@ def test_weight_pruning_zeroes_the_smallest(parent, ratio, scope):
         assert old[new == 0].abs().max() <= old[new != 0].abs().min()
 
 
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_weight_pruning_reaches_the_weights_of_attention_and_of_recurrent_layers(scope):
+    with seeded(0):
+        parent = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "gru": nn.GRU(8, 6), "out": nn.Linear(6, 2)})
+    pruned = WeightPruning(ratio=0.5, scope=scope).draft(parent, fresh).model
+    before = {name: each for name, each in parent.named_parameters() if each.dim() == 2}
+    assert {"attention.in_proj_weight", "gru.weight_ih_l0", "gru.weight_hh_l0"} < before.keys()
+    left = {name: pruned.get_parameter(name) for name in before}
+    if scope == "layer":
+        assert all(int((each == 0).sum()) == each.numel() // 2 for each in left.values())
+    else:
+        assert sum(int((each == 0).sum()) for each in left.values()) == sum(map(torch.numel, left.values())) // 2
+    x = torch.ones(3, 1, 8)
+    expected = nn.GRU(8, 6)
+    expected.load_state_dict(pruned["gru"].state_dict())
+    assert torch.equal(pruned["gru"](x)[0], expected(x)[0])  # what it computes with is what was pruned
+
+
 @pytest.mark.parametrize("sixteenths", [1, 8, 15])
 def test_filter_pruning_zeroes_whole_filters_of_every_convolution(sixteenths):
     parent = fresh("convolutional", 0)

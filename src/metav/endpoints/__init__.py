@@ -139,7 +139,8 @@ def _reach(suspect: str, spec: Spec, access: Access, traffic: Traffic) -> Endpoi
         from metav.endpoints.retried import Retried
 
         if access.rate:
-            adapter = Paced(adapter, traffic.paces.setdefault(urlsplit(suspect).netloc, Pace(access.rate)))
+            pace = traffic.paces.setdefault(urlsplit(suspect).netloc, Pace(access.rate))
+            adapter = Paced(adapter, pace, traffic.halt)
         found = Retried(adapter, access.attempts, halt=traffic.halt)
     else:
         found = OnnxFile(Path(suspect), access.output)

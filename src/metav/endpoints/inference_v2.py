@@ -60,6 +60,12 @@ class InferenceV2(Endpoint):
                 given = self.server.shortened(", ".join(map(str, outputs)).encode())
                 raise EndpointError(f"expected {wanted} from {self.server.shown}, got {given}: choose with --output.")
             chosen = outputs[names[0]]
+            if chosen.get("datatype") == "BYTES":
+                raise self.server.misunderstood(
+                    f"numbers in the output {names[0]!r}",
+                    chosen["data"],
+                    "choose one with probabilities (--output)",
+                )
             flat = np.array(_flat(chosen["data"]), dtype=np.float64)  # null is NaN
             return torch.from_numpy(flat).reshape([int(size) for size in chosen["shape"]])
         except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, IndexError) as error:

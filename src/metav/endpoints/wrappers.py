@@ -39,13 +39,13 @@ class Pace:
     def __init__(self, rate: float) -> None:
         self.rate, self._next, self._lock = rate, 0.0, Lock()
 
-    def wait(self, queries: int) -> None:
-        """Wait for one's turn to ask so many."""
+    def wait(self, queries: int, halt: Event) -> bool:
+        """Wait for one's turn to ask so many; whether `halt`, once it is set, has cut that short."""
         with self._lock:
             now = time.monotonic()
             turn = max(now, self._next)
             self._next = turn + queries / self.rate
-        time.sleep(turn - now)
+        return halt.wait(turn - now)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Traffic:
     paces
         Of each server, by host: its suspects keep to one rate together.
     halt
-        Set when nobody wants to wait any longer for a server that wants to be left alone.
+        Set when nobody wants to wait any longer for one's turn, or for a server that wants to be left alone.
     """
 
     paces: dict[str, Pace] = field(default_factory=dict)
@@ -65,15 +65,16 @@ class Traffic:
 
 
 class Paced(Wrapper):
-    """Ask at a `pace`, which others may share."""
+    """Ask at a `pace`, which others may share; nothing more once `halt` is set."""
 
-    def __init__(self, inner: Endpoint, pace: Pace) -> None:
+    def __init__(self, inner: Endpoint, pace: Pace, halt: Event | None = None) -> None:
         super().__init__(inner)
-        self.pace = pace
+        self.pace, self.halt = pace, halt or Event()
 
     def query(self, batch: Tensor) -> Tensor:
         """The answers, after waiting for one's turn."""
-        self.pace.wait(len(batch))
+        if self.pace.wait(len(batch), self.halt):
+            raise EndpointError(f"expected to ask {self.about.get('suspect')}, got an interrupt: run it again.")
         return self.inner.query(batch)
 
 

@@ -37,7 +37,7 @@ from metav.spec import Model, Spec
 from metav.stacks import stackable
 from metav.storage import canonical_json, digest
 from metav.suspects import Draft
-from metav.suspects.base import Resettable, all_names, computed_weights, layers, seeded
+from metav.suspects.base import Resettable, all_names, computed_weights, matrices, seeded
 from metav.suspects.finetuning import last_layers
 from metav.training import Objective, Part, anneal, class_error, soften, squared_error
 
@@ -287,7 +287,7 @@ class Task:
             for seed in (1, 2):
                 yield Suspect(lineage=f"target>{row.lower()}(public,{tuned},seed={seed})", family=row, positive=True)
         for ratio in WP_RATIOS:
-            for scope in ("",) if len(layers(self.target)) == 1 else ("", ",global"):
+            for scope in ("",) if len(matrices(self.target)) == 1 else ("", ",global"):
                 yield Suspect(lineage=f"target>wp({ratio}{scope})", family="WP", positive=True)
         for ratio in task_cohort.distinct(self.target, FP_RATIOS):
             pruned = f"target>fp({ratio})"

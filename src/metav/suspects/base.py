@@ -135,6 +135,19 @@ def layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
+def matrices(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """All weights of two or more dimensions, each as its module and its name there, in order.
+
+    A layer has one, `weight`; others have several, as a GRU `weight_ih_l0` and attention `in_proj_weight`.
+    """
+    return [
+        (module, name)
+        for module in answering(model)[1].modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if "weight" in name and parameter.dim() >= 2
+    ]
+
+
 def computed_weights(model: nn.Module) -> str | None:
     """The name of the first layer whose weight is computed from other parameters, as `weight_norm` does; else None."""
     prefix, part = answering(model)

@@ -9,14 +9,14 @@ from torch import nn
 from torch.nn.utils import prune
 
 from metav.errors import UsageError
-from metav.suspects.base import Draft, Fresh, layers
+from metav.suspects.base import Draft, Fresh, layers, matrices
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPruning:
     """Set the `ratio` weights of smallest magnitude to zero (MetaV, section 3.3).
 
-    With `scope` "layer" the ratio holds in each layer, with "global" over all layers together. Biases stay. As a
+    With `scope` "layer" the ratio holds in each matrix of weights, with "global" over all together. Biases stay. As a
     lineage: `wp(0.3)` or `wp(0.3,global)`.
     """
 
@@ -31,7 +31,7 @@ class WeightPruning:
     def draft(self, parent: nn.Module, fresh: Fresh) -> Draft:
         """Return a pruned copy of `parent`."""
         model = deepcopy(parent)
-        weights = [(layer, "weight") for _, layer in layers(model)]
+        weights = matrices(model)
         for layer, name in weights:  # magnitude pruning views the weight as one vector, whatever its memory format
             getattr(layer, name).data = getattr(layer, name).data.contiguous()
         if self.scope == "global":
