@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from metav import benchmark, paper, protocols, results, scenarios
-from metav.report import cell, line
+from metav.report import line
+from metav.results import cell
 from metav.scenarios import Scenario
 from metav.scenarios.base import LEAST_TEACHERS, CohortPlan
 from metav.schemes.cohort_answers import LEAST_COPIES

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from metav.paper import SCENARIOS, page
-from metav.report import cell, line
+from metav.report import line
+from metav.results import cell
 
 PAGE, RESULTS = Path("docs/harder-tables.md"), Path("results")
 PROTOCOLS = {  # protocol -> heading, and the key of results.json that tells its tests apart

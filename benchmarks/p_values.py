@@ -18,18 +18,19 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from metav import benchmark, engine, evaluation, figures, results
 from metav.scenarios.warfarin import Recipe, load
 from metav.storage import make_folder, write_atomic
 from metav.verification import query
 from metav.zoo import Zoo
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCHEME = "cohort(exact=1)"
 SEED, LATER = re.compile(r"\bseed=(\d+)"), 1000  # of strangers that the zoo does not hold
@@ -91,8 +92,7 @@ def p_values(target: int) -> list[dict[str, Any]]:
 
 def drawn(strangers: pd.DataFrame) -> Figure:
     """The share of strangers with at most each p-value, a thin line for each target; the diagonal is uniform."""
-    with mpl.rc_context(figures.STYLE):
-        figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    with figures.drawing(5, 4.6) as figure:
         ax = figure.subplots()
         grid = np.arange(1, 258) / 257 + 1e-9  # of 256 teachers and the target
         for target, mine in strangers.groupby("target"):
@@ -108,7 +108,7 @@ def drawn(strangers: pd.DataFrame) -> Figure:
         ax.text(1.06 * LEVELS[0], 0.0013, f"built-in level {LEVELS[0]}", color=figures.INK)
         ax.set(xscale="log", yscale="log", xlim=(0.0038, 1), ylim=(0.001, 1), xlabel="p-value")
         ax.set_ylabel("share of strangers with at most that p-value")
-        ax.legend(loc="upper left", frameon=False)
+        ax.legend(loc="lower right", frameon=False)
     return figure
 
 

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from metav import benchmark, results, scenarios
-from metav.report import cell, line
+from metav.report import line
+from metav.results import cell
 from metav.scenarios import Suspect
 from metav.zoo import Zoo
 

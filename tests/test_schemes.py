@@ -14,8 +14,7 @@ import tiny
 from metav import benchmark, results, schemes
 from metav.cli import main
 from metav.errors import UsageError
-from metav.report import cell
-from metav.results import COUNTS, METRICS
+from metav.results import COUNTS, METRICS, cell
 from metav.schemes import SCHEMES
 from metav.testing import check_scheme
 from metav.verification import verify

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,16 @@ import numpy as np
 import pandas as pd
 
 from metav import evaluation
-from metav.results import KINDS
+from metav.results import KINDS, cell, sides
 from metav.storage import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POSITIVE, NEGATIVE, SHADE, INK = "#0072b2", "#d55e00", "#c9d9e3", "#333333"
+POSITIVE, NEGATIVE = "#6a3d9a", "#7a8b00"  # of derived and independent models: no scheme's colour
+SIDES = "derived (purple) and independent (green)"
+SHADE, INK = "#d9d9e3", "#333333"
 COLOURS = {  # of a scheme, in all figures
     "metav": "#0072b2",
     "metav(": "#56b4e9",  # with options
@@ -31,15 +34,29 @@ COLOURS = {  # of a scheme, in all figures
     "sac-m": "#999999",
     "akh": "#882255",
 }
+ASIDE = 1.02  # how far apart lines are drawn, so that their bars stand side by side
+FAR = 3  # interquartile ranges from the middle half, beyond which models would squeeze all others together
 DASHES = ("-", "--", ":", "-.")  # of lines that would share a colour
 STYLE: Any = {
     "font.family": "DejaVu Sans",
-    "font.size": 9,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "figure.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "metav",
 }
+
+
+@contextmanager
+def drawing(width: float, height: float) -> Iterator[Figure]:
+    """A figure of so many inches, in one style while it is drawn; of 7 and less it can be read at half a page."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
 
 
 def colour(scheme: str) -> str:
@@ -58,26 +75,21 @@ def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
     scores
         The test suspects of all its repetitions: columns repetition, family, positive, rate, threshold.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4.2), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
+    families = sorted(row["by_lineage"], key=lambda family: not row["by_lineage"][family]["positive"])
+    with drawing(7, max(3.6, 1.2 + 0.2 * len(families))) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=[1, 1.05])
         curves(left, scores)
-        by_lineage(right, scores, list(row["by_lineage"]))
-        aruc, half = row["aruc"]["mean"], row["aruc"]["ci95"]
-        spread = "" if half is None else f" ± {half:.3f}"
-        left.set_title(f"ARUC {aruc:.3f}{spread} (ceiling 0.980)", loc="left", fontsize=10)
-        right.set_title("Test suspects, derived (blue) and independent (orange)", loc="left", fontsize=10)
-        figure.suptitle(
-            f"{row['title']} on {row['scenario']} ({row['profile']}, protocol {row['protocol']}), "
-            f"{row['queries']} queries, {row['repeats']} repetitions",
-            fontsize=11,
-            x=0.01,
-            ha="left",
-        )
+        by_lineage(right, scores, families)
+        left.set_title(f"ARUC {cell(row['aruc'])} (ceiling 0.980)", loc="left")
+        right.set_title(SIDES, loc="right")
+        about = f"{row['scenario']} ({row['profile']}, {row['protocol']}), {row['queries']} queries"
+        title(figure, f"{row['title']}\n{about}, {row['repeats']} repetitions, test suspects")
     return figure
+
+
+def title(figure: Figure, text: str) -> None:
+    """Write what a figure is of above it, at the left."""
+    figure.suptitle(text, x=0.01, ha="left")
 
 
 def curves(ax: Axes, scores: pd.DataFrame, *, labels: bool = True) -> Axes:
@@ -85,16 +97,15 @@ def curves(ax: Axes, scores: pd.DataFrame, *, labels: bool = True) -> Axes:
     thresholds = np.linspace(0, 1, 501)
     r, u, both = [], [], []
     for _, part in scores.groupby("repetition"):
-        positives = part.loc[part.positive, "rate"].to_numpy()
-        negatives = part.loc[~part.positive, "rate"].to_numpy()
+        positives, negatives = sides(part)
         r.append(evaluation.robustness(positives, thresholds))
         u.append(evaluation.uniqueness(negatives, thresholds))
         both.append(np.minimum(r[-1], u[-1]))
     ax.plot(thresholds, np.mean(r, 0), color=POSITIVE, linewidth=2, label="robustness R")
     ax.plot(thresholds, np.mean(u, 0), color=NEGATIVE, linewidth=2, label="uniqueness U")
-    ax.fill_between(thresholds, np.mean(both, 0), color=SHADE, linewidth=0, label="shaded: mean of min(R, U)")
+    ax.fill_between(thresholds, np.mean(both, 0), color=SHADE, linewidth=0, label="shaded: min(R, U)")
     ax.set(
-        xlabel="threshold on the matching rate",
+        xlabel="threshold",
         ylabel="share of suspects",
         xlim=(-0.01, 1.01),
         ylim=(0, 1.03),
@@ -111,7 +122,7 @@ def by_lineage(ax: Axes, scores: pd.DataFrame, families: Sequence[str]) -> Axes:
     for threshold in thresholds:
         ax.axvline(float(threshold), color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     dashed = "threshold" if len(thresholds) == 1 else "each fingerprint's threshold"
-    ax.set(xlabel=f"matching rate (bar: mean, dashed: {dashed})", xlim=(-0.01, 1.01))
+    ax.set(xlabel=f"matching rate\n(bar: mean, dashed: {dashed})", xlim=(-0.01, 1.01))
     return ax
 
 
@@ -126,7 +137,7 @@ def strips(ax: Axes, table: pd.DataFrame, families: Sequence[str], column: str) 
         ax.plot([part[column].mean()] * 2, [index - 0.38, index + 0.38], color=INK, linewidth=1.4)
     counts = table.family.value_counts()
     ax.set_yticks(range(len(families)), [f"{family} ({counts[family]})" for family in families])
-    ax.invert_yaxis()
+    ax.set_ylim(len(families) - 0.4, -0.6)  # the first at the top
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     return ax
@@ -138,12 +149,8 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     `rows` are those of results.json; bars are their 95 % intervals, cut off at 0 and 1, side by side where lines share
     a number. The whole construction half has no place on the axis of models.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        ax, ends = figure.subplots(), []
+    with drawing(6.5, 4) as figure:
+        ax, ends, low, log = figure.subplots(), [], 1.0, name == "models"
         others = [kind for kind in KINDS[1:] if kind != name and len({row.get(kind) for row in rows}) > 1]
         lines = [", ".join(str(row[kind]) for kind in ("scheme", *others) if row[kind]) for row in rows]
         used: list[str] = []
@@ -152,26 +159,30 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
             mine = sorted(members, key=lambda row: row[name])
             if not mine:  # the whole construction half alone
                 continue
-            x, found = [row[name] for row in mine], [row["aruc"] for row in mine]
+            found = [row["aruc"] for row in mine]
             means, halves = [each["mean"] for each in found], [each["ci95"] or 0 for each in found]
+            low = min(low, *(mean - half for mean, half in zip(means, halves, strict=True)))
             shade = colour(mine[0]["scheme"])
             dash = DASHES[used.count(shade) % len(DASHES)]
+            x = [row[name] * ASIDE ** len(used) if log else row[name] + len(used) * (ASIDE - 1) * 50 for row in mine]
             used.append(shade)
-            ax.plot(x, means, color=shade, linewidth=1.6, linestyle=dash)
-            aside = 0.006 * (len(used) - 1) * max(row[name] or 0 for row in rows)
-            at = [number + aside for number in x]
-            ax.errorbar(at, means, within(means, halves), fmt="none", color=shade, elinewidth=0.8, capsize=2)
+            ax.plot(x, means, color=shade, linewidth=1.6, linestyle=dash, marker="o", markersize=4)
+            ax.errorbar(x, means, within(means, halves), fmt="none", color=shade, elinewidth=0.8, capsize=2)
             ends.append((means[-1], line.replace(", ", "\n").replace("(", "\n(").replace(",", ",\n"), shade))
+        low = max(0.0, np.floor(10 * low) / 10)
         top = np.inf  # of the room that is left for labels, from the highest line down
         for mean, label, shade in sorted(ends, reverse=True):
-            height = 0.05 * (label.count("\n") + 1)
-            y = min(mean + height / 2, top)
-            ax.text(1.02, y, label, color=shade, va="top", transform=ax.get_yaxis_transform())
+            height = 0.055 * (label.count("\n") + 1)
+            y = min((mean - low) / (1 - low) + height / 2, top)
+            ax.text(1.02, y, label, color=shade, va="top", transform=ax.transAxes)
             top = y - height - 0.02
-        ax.set(xlabel={"queries": "queries N", "models": "models of each side to construct from"}[name], ylim=(0, 1.01))
-        ax.set_ylabel("ARUC (grid, ceiling 0.980)")
-        repeats = max(row["repeats"] for row in rows)
-        ax.set_title(f"{rows[0]['scenario']}, {repeats} repetitions", loc="left", fontsize=10)
+        ax.set_xscale("log" if log else "linear")
+        ax.set_xlabel("models of each side to construct from" if log else "queries N")
+        numbers = sorted({row[name] for row in rows if row[name]})
+        ax.set_xticks(numbers, [f"{number:g}" for number in numbers])
+        ax.set_xticks([], minor=True)
+        ax.set(ylabel="ARUC (grid, ceiling 0.980)", ylim=(low, 1.01))
+        title(figure, f"{rows[0]['scenario']}, {max(row['repeats'] for row in rows)} repetitions")
     return figure
 
 
@@ -181,7 +192,7 @@ def within(means: evaluation.Rates, halves: evaluation.Rates) -> evaluation.Floa
     return np.stack([np.minimum(sizes, found), np.minimum(sizes, 1 - found)])
 
 
-def zoo(table: pd.DataFrame, target: Mapping[str, float], title: str) -> Figure:
+def zoo(table: pd.DataFrame, target: Mapping[str, float], heading: str) -> Figure:
     """All suspects of a zoo by family, a panel for each figure of quality; the target's own is the dashed line.
 
     Parameters
@@ -190,19 +201,19 @@ def zoo(table: pd.DataFrame, target: Mapping[str, float], title: str) -> Figure:
         One row a suspect: columns family, positive, and one for each figure of quality.
     target
         The target's figures of quality by name.
-    title
+    heading
         What stands above the panels.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4.6), layout="constrained")
-        for ax, (name, value) in zip(figure.subplots(1, len(target), squeeze=False)[0], target.items(), strict=True):
-            strips(ax, table, list(table.family.unique()), name)
+    with drawing(7, 4.4) as figure:
+        axes = figure.subplots(1, len(target), sharey=True, squeeze=False)[0]
+        for ax, (name, value) in zip(axes, target.items(), strict=True):
+            low, high = table[name].quantile([0.25, 0.75])
+            inside = table[name].clip(low - FAR * (high - low), high + FAR * (high - low))
+            strips(ax, table.assign(**{name: inside}), list(table.family.unique()), name)
             ax.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-            ax.set_xlabel(f"{name} (bar: mean, dashed: the target)")
-        figure.suptitle(f"{title}: derived (blue) and independent (orange)", fontsize=11, x=0.01, ha="left")
+            beyond = "" if inside.equals(table[name]) else ";\nat the edge: beyond it"
+            ax.set_xlabel(f"{name}\n(bar: mean, dashed: the target{beyond})")
+        title(figure, f"{heading}: {SIDES}")
     return figure
 
 

@@ -11,6 +11,8 @@ from metav.results import environment
 from metav.storage import write_atomic
 from metav.zoo import Zoo
 
+FACTS = ("family", "truly", "lineage", "parameters", "seconds", "digest")  # of a row; the others are its quality
+
 
 def rows(zoo: Zoo) -> list[dict[str, Any]]:
     """One row for each model of the zoo, the target first.

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.table import Table
 
 from metav import figures, results
 from metav.cells import FAILURES, CellResult, Failure
+from metav.results import cell
 from metav.scenarios import Scenario
 from metav.storage import write_atomic
 
@@ -50,20 +52,26 @@ def write(
     (folder / "results.json").unlink(missing_ok=True)  # of an earlier run; it is written last: all is there with it
     write_atomic(folder / "splits.json", (json.dumps(results.splits(scenario, cells), indent=1) + "\n").encode())
     write_atomic(folder / "scores.csv", scores.to_csv(index=False).encode())
-    used, swept = [row for row in rows if row["by_lineage"]], results.swept(rows)
-    names = apart([slug(f"{scenario.name}-{name}") for name in swept or [row["title"] for row in used]])
-    drawn = [figures.sweep(used, name) for name in swept] or [
-        figures.overview(row, results.of_row(scores, row)) for row in used
-    ]
     before = _drawn_before(folder, scenario.name)
-    for name, figure in zip(names, drawn, strict=True):
-        figures.save(figure, folder, name)
+    names = draw(folder, rows, scores)
     write_atomic(folder / NAME, markdown(rows, names).encode())
     write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
     for name in before - set(names):
         for suffix in ("svg", "png"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     return rows
+
+
+def draw(folder: Path, rows: Sequence[dict[str, Any]], scores: pd.DataFrame) -> list[str]:
+    """Draw a report's figures from the rows of its results.json and its scores.csv; return their names."""
+    used, swept = [row for row in rows if row["by_lineage"]], results.swept(rows)
+    titles = swept or [row["title"] for row in used]
+    names = apart([slug(f"{rows[0]['scenario']}-{title}") for title in titles])
+    drawn = (figures.sweep(used, name) for name in swept)
+    drawn = drawn if swept else (figures.overview(row, results.of_row(scores, row)) for row in used)
+    for name, figure in zip(names, drawn, strict=True):
+        figures.save(figure, folder, name)
+    return names
 
 
 def _drawn_before(folder: Path, scenario: str) -> set[str]:
@@ -103,14 +111,6 @@ def apart(names: Sequence[str]) -> list[str]:
     return [
         name if names.count(name) == 1 else f"{name}-{names[:index].count(name)}" for index, name in enumerate(names)
     ]
-
-
-def cell(summary: dict[str, Any] | None, digits: int = 3) -> str:
-    """A mean with its interval, e.g. `0.951 ± 0.012`; `n/a` where there is none."""
-    if summary is None:
-        return "n/a"
-    half = "" if summary["ci95"] is None else f" ± {summary['ci95']:.{digits}f}"
-    return f"{summary['mean']:.{digits}f}{half}"
 
 
 def line(*cells: str) -> str:

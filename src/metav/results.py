@@ -79,7 +79,7 @@ def rows(
     Rows without any result come last, then schemes that could not be used, with what they lack: their figures are None,
     never 0.
     """
-    shared = _shared(scenario, results, command)
+    shared = {**facts(scenario, command), "protocol": results[0].cell.protocol}
     found = [
         {**_row(scenario, shared, list(kind), results, part), "failed": _failed(failures, *list(kind)[:4])}
         for kind, part in frame(results).groupby(KINDS, sort=False)
@@ -117,8 +117,8 @@ def splits(scenario: Scenario, results: Sequence[CellResult]) -> list[dict[str, 
     found = []
     for protocol, left_out, repetition in wanted:
         construction, test = protocols.divide(scenario, protocol, left_out, repetition)
-        sides = {"construction": construction, "test": [] if protocol == "open-world" else test}
-        lineages = {side: [suspect.lineage for suspect in members] for side, members in sides.items()}
+        halves = {"construction": construction, "test": [] if protocol == "open-world" else test}
+        lineages = {side: [suspect.lineage for suspect in members] for side, members in halves.items()}
         found.append({"left_out": left_out or None, "repetition": repetition, **lineages})
     return found
 
@@ -138,10 +138,6 @@ def facts(scenario: Scenario, command: str) -> dict[str, Any]:
     }
 
 
-def _shared(scenario: Scenario, results: Sequence[CellResult], command: str) -> dict[str, Any]:
-    return {**facts(scenario, command), "protocol": results[0].cell.protocol}
-
-
 def _row(
     scenario: Scenario,
     shared: Mapping[str, Any],
@@ -152,7 +148,7 @@ def _row(
     scheme, queries, models, left_out, view = kind
     cells = [result for result in results if _kind(result.cell) == (scheme, queries, models, left_out)]
     repetitions = [part for _, part in scores.groupby("repetition")]
-    sides = [_sides(part) for part in repetitions]
+    both = [sides(part) for part in repetitions]
     return {
         **shared,
         "repeats": len(cells),
@@ -162,9 +158,9 @@ def _row(
         "models": int(models) or None,
         "left_out": left_out or None,
         "view": view or None,
-        "positives": _count(len(positives) for positives, _ in sides),
-        "negatives": _count(len(negatives) for _, negatives in sides),
-        **{name: summary([metric(p, n) for p, n in sides]) for name, metric in METRICS.items()},
+        "positives": _count(len(positives) for positives, _ in both),
+        "negatives": _count(len(negatives) for _, negatives in both),
+        **{name: summary([metric(p, n) for p, n in both]) for name, metric in METRICS.items()},
         "false_accusations": summary([int((part.derived & ~part.positive).sum()) for part in repetitions]),
         "missed": summary([int((~part.derived & part.positive).sum()) for part in repetitions]),
         "useful": _useful(repetitions),
@@ -176,7 +172,7 @@ def _row(
     }
 
 
-def _sides(scores: pd.DataFrame) -> tuple[Any, Any]:
+def sides(scores: pd.DataFrame) -> tuple[Any, Any]:
     """Rates of positives and of negatives."""
     return scores.loc[scores.positive, "rate"].to_numpy(), scores.loc[~scores.positive, "rate"].to_numpy()
 
@@ -192,8 +188,8 @@ def _useful(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any]:
 
     Over the repetitions in which any others are left.
     """
-    kept = [_sides(part[part.useful | ~part.positive]) for part in repetitions]
-    some = [sides for sides in kept if len(sides[0])]
+    kept = [sides(part[part.useful | ~part.positive]) for part in repetitions]
+    some = [pair for pair in kept if len(pair[0])]
     return {
         "positives": summary([len(positives) for positives, _ in kept]),
         **{name: summary([metric(p, n) for p, n in some]) if some else None for name, metric in METRICS.items()},
@@ -231,6 +227,14 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     """Mean, half of the 95 % interval and values of repetitions, as results.json has them."""
     mean, ci95 = evaluation.interval(values)
     return {"mean": mean, "ci95": ci95, "values": [float(value) for value in values]}
+
+
+def cell(found: Mapping[str, Any] | None, digits: int = 3) -> str:
+    """A mean with its interval, e.g. `0.951 ± 0.012`; `n/a` where there is none."""
+    if found is None:
+        return "n/a"
+    half = "" if found["ci95"] is None else f" ± {found['ci95']:.{digits}f}"
+    return f"{found['mean']:.{digits}f}{half}"
 
 
 def environment() -> dict[str, Any]:

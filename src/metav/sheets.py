@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metav import figures
+from metav.listing import FACTS
 from metav.storage import write_atomic
 from metav.verification import query
 from metav.zoo import Zoo
@@ -54,14 +55,22 @@ def write(zoo: Zoo, models: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """Draw a zoo into the PNG file `path`: samples of generators, otherwise quality; `models` as `listing.rows`."""
     shape = zoo.scenario.spec.output_shape
     images = zoo.scenario.spec.output == "images" and len(shape) == 3 and shape[0] in (1, 3)
-    figure, content = sheet(samples(zoo, one_of_each(zoo))) if images else quality(zoo, models), BytesIO()
-    figure.savefig(content, format="png", dpi=100 if images else 150, bbox_inches="tight", metadata={"Software": None})
+    figure = sheet(samples(zoo, one_of_each(zoo))) if images else quality(zoo.scenario.name, models)
+    return save(figure, path, dots=100 if images else 150)
+
+
+def save(figure: Figure, path: Path, dots: int) -> Path:
+    """Write a figure as a PNG file, with so many dots per inch."""
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=dots, bbox_inches="tight", metadata={"Software": None})
     write_atomic(path, content.getvalue())
     return path
 
 
-def quality(zoo: Zoo, models: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the quality of all suspects, and their agreement with the target, by family."""
+def quality(scenario: str, models: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the quality of all suspects, and their agreement with the target, by family; `models` as `listing.rows`."""
     table = pd.DataFrame([row for row in models if row["truly"] != "-"])
     table["positive"] = table.truly == "derived"
-    return figures.zoo(table, zoo.record("target").quality, f"The suspects of {zoo.scenario.name}")
+    (target,) = (row for row in models if row["family"] == "target")
+    found = {name: value for name, value in target.items() if name not in FACTS}
+    return figures.zoo(table, found, f"The suspects of {scenario}")

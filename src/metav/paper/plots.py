@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from metav import evaluation, figures, results
-from metav.figures import INK, STYLE, colour
+from metav.figures import INK, colour
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,12 +23,9 @@ def bars(rows: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str,
 
     `published` gives ARUC and robustness by their keys in results.json, for each scheme that the paper has.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     shown = {"aruc": "ARUC (grid, ceiling 0.980)", "robustness_at_full_uniqueness": "robustness at 100 % uniqueness"}
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 0.9 + 0.32 * len(rows)), layout="constrained")
+    names = [wrapped(row["title"], 26) for row in rows]
+    with figures.drawing(7, 1.1 + 0.17 * sum(2 + name.count("\n") for name in names)) as figure:
         axes = figure.subplots(1, 2, sharey=True)
         for ax, (key, title) in zip(axes, shown.items(), strict=True):
             means = [row[key]["mean"] for row in rows]
@@ -42,39 +39,35 @@ def bars(rows: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str,
                     ax.plot(value, index, marker="D", color="white", markeredgecolor=INK, markersize=6, clip_on=False)
             ax.set(xlim=(0, 1), xlabel=title)
             ax.tick_params(axis="y", length=0)
-        axes[0].set_yticks(range(len(rows)), [row["title"] for row in rows])
+        axes[0].set_yticks(range(len(rows)), names)
         axes[0].invert_yaxis()
-        figure.suptitle(
-            f"{rows[0]['scenario']}: means of {max(row['repeats'] for row in rows)} repetitions; diamonds: the paper",
-            fontsize=10,
-            x=0.01,
-            ha="left",
-        )
+        repeats = max(row["repeats"] for row in rows)
+        figures.title(figure, f"{rows[0]['scenario']}: means of {repeats} repetitions; diamonds: the paper")
     return figure
 
 
 def grid(rows: Sequence[dict[str, Any]], scores: pd.DataFrame) -> Figure:
     """R and U of each scheme against the threshold, a panel each (Fig. 2b-f, 5a-b)."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     across = min(3, len(rows))
     down = -(-len(rows) // across)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3 * across, 2.5 * down), layout="constrained")
+    with figures.drawing(7, 0.3 + 2.4 * down) as figure:
         axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat
         for index, ax in enumerate(axes):
             if index >= len(rows):
                 ax.axis("off")
                 continue
             figures.curves(ax, results.of_row(scores, rows[index]), labels=index == 0)
-            title = "\n".join(textwrap.wrap(rows[index]["title"].replace(",", ", "), 34))
-            ax.set_title(f"{title}\nARUC {rows[index]['aruc']['mean']:.3f}", loc="left", fontsize=8)
+            name = wrapped(rows[index]["title"], 24)
+            ax.set_title(f"{name}\nARUC {rows[index]['aruc']['mean']:.3f}", loc="left", fontsize=9)
             ax.label_outer()
             ax.tick_params(labelbottom=True)
-            if index + across >= len(rows):  # the lowest of its column, though there may be room for another below
-                ax.set_xlabel("threshold on the matching rate")
+            ax.set_xlabel("threshold" if index + across >= len(rows) else "")  # the lowest of its column
     return figure
+
+
+def wrapped(scheme: str, width: int) -> str:
+    """A scheme with its options, in lines of so many letters."""
+    return "\n".join(textwrap.wrap(scheme.replace(",", ", "), width))
 
 
 def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
@@ -83,15 +76,9 @@ def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
     The band is the 95 % interval of the ARUC. Most is learnt in the first seconds, and losses get small: the axes of
     both are logarithmic, but for losses near 0.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    table = pd.DataFrame(rows)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        for ax, (key, title) in zip(
-            figure.subplots(1, 2), {"aruc": "ARUC of test suspects", "loss": "loss"}.items(), strict=True
-        ):
+    table, titles = pd.DataFrame(rows), {"aruc": "ARUC of test suspects", "loss": f"loss (linear below {LITTLE})"}
+    with figures.drawing(7, 3.4) as figure:
+        for ax, (key, label) in zip(figure.subplots(1, 2), titles.items(), strict=True):
             for index, scheme in enumerate(table.scheme.unique()):
                 mine = table[table.scheme == scheme]
                 points = mine.groupby("iterations")
@@ -102,19 +89,15 @@ def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
                     below, above = figures.within(means[key].to_numpy(), halves)
                     low, high = means[key] - below, means[key] + above
                     ax.fill_between(means.seconds, low, high, color=colour(scheme), alpha=0.15, linewidth=0)
-                    label = "\n".join(textwrap.wrap(scheme.replace(",", ", "), 40))
-                    ax.text(0.98, 0.16 - 0.12 * index, label, color=colour(scheme), ha="right", transform=ax.transAxes)
-            ax.set(xlabel="seconds of construction", ylabel=title, xscale="log")
+                    at = {"color": colour(scheme), "ha": "right", "transform": ax.transAxes}
+                    ax.text(0.98, 0.16 - 0.12 * index, wrapped(scheme, 36), **at)
+            ax.set(xlabel="seconds of construction", ylabel=label, xscale="log")
             ax.xaxis.set_major_formatter("{x:g}")
             if key == "loss":
                 ax.set_yscale("symlog", linthresh=LITTLE, linscale=0.5)
             ax.set_ylim(0, 1 if key == "aruc" else None)
-        figure.suptitle(
-            f"{scenario}: means of {table.repetition.nunique()} repetitions, with the 95 % interval of the ARUC",
-            fontsize=10,
-            x=0.01,
-            ha="left",
-        )
+        repeats = table.repetition.nunique()
+        figures.title(figure, f"{scenario}: means of {repeats} repetitions, with the 95 % interval of the ARUC")
     return figure
 
 
