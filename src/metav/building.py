@@ -15,7 +15,6 @@ from metav import engine
 from metav.checkpoint import Checkpoint
 from metav.errors import MetavError, described
 from metav.suspects import Draft, Lineage
-from metav.suspects.independent import Independent, Ready
 from metav.zoo_files import ZooFiles
 
 RESERVED = (  # names of other figures of a suspect, in results and listings
@@ -81,11 +80,8 @@ def _train(zoo: ZooFiles, group: Sequence[str]) -> None:
 
 
 def _draft(zoo: ZooFiles, lineage: Lineage, together: str) -> Draft:
-    if isinstance(lineage.step, Independent | Ready):
-        draft = lineage.step.draft(None, zoo.scenario.fresh)
-    else:
-        assert lineage.parent is not None  # noqa: S101 (only a new model has no parent)
-        draft = lineage.step.draft(zoo.load(lineage.parent), zoo.scenario.fresh)
+    parent = None if lineage.parent is None else zoo.load(lineage.parent)
+    draft = lineage.step.draft(parent, zoo.scenario.fresh)
     kept = [zoo.scenario.lineage(snapshot).training for snapshot in zoo.snapshots(lineage.text)]
     draft.snapshots = tuple(training.until for training in kept if training is not None)
     if not kept:  # snapshots are held in memory until the end, so that a training that keeps some starts anew

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, runtime_checkable
+from dataclasses import Field, dataclass, field
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,16 @@ class Draft:
         for model in (self.model, self.teacher):
             if model is not None:
                 model.to(device)
+
+
+class Step(Protocol):
+    """A way to make a suspect. Its parameters are fields of a frozen dataclass, and stand in the lineage."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def draft(self, parent: Any, fresh: Fresh) -> Draft:
+        """The suspect before its training, made from the model `parent`, or from None where it has no parent."""
+        ...
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from metav.errors import unknown
-from metav.suspects.base import Training
+from metav.suspects.base import Step, Training
 from metav.suspects.changed_answers import AnswerNoise, Clipping, Rescaling, Rounding, Tempering, Top
 from metav.suspects.changed_inputs import Blurring, Compression, Squeezing
 from metav.suspects.distillation import Distillation
@@ -19,30 +19,8 @@ from metav.suspects.perturbation import Quantisation, WeightNoise
 from metav.suspects.pruning import FilterPruning, WeightPruning
 from metav.text import build, call, render
 
-AnyStep = (
-    Independent
-    | Ready
-    | Distillation
-    | FineTuning
-    | FinePruning
-    | Retraining
-    | WeightPruning
-    | FilterPruning
-    | Quantisation
-    | WeightNoise
-    | Rounding
-    | AnswerNoise
-    | Clipping
-    | Rescaling
-    | Tempering
-    | Top
-    | Squeezing
-    | Blurring
-    | Compression
-)
-
 # name in a lineage -> class, values it fixes
-STEPS: dict[str, tuple[type[AnyStep], dict[str, Any]]] = {
+STEPS: dict[str, tuple[type[Step], dict[str, Any]]] = {
     "wp": (WeightPruning, {}),
     "fp": (FilterPruning, {}),
     "ftll": (FineTuning, {"last": 1}),
@@ -87,10 +65,10 @@ class Lineage:
 
     links: tuple[str, ...]
     full: str
-    steps: tuple[AnyStep, ...]
+    steps: tuple[Step, ...]
 
     @property
-    def step(self) -> AnyStep:
+    def step(self) -> Step:
         """The last step."""
         return self.steps[-1]
 
@@ -134,7 +112,7 @@ class Lineage:
         return self.links[0] == "target"
 
 
-def _architecture(steps: Sequence[AnyStep]) -> str:
+def _architecture(steps: Sequence[Step]) -> str:
     found = (getattr(step, "architecture", "") or getattr(step, "student", "") for step in reversed(steps))
     return next(filter(None, found), "")
 
@@ -166,15 +144,15 @@ def parse(text: str, target: str) -> Lineage:
     return Lineage(links=tuple(links), full=full, steps=tuple(step for _, step in steps))
 
 
-def _steps(text: str, target: str) -> list[tuple[str, AnyStep]]:
+def _steps(text: str, target: str) -> list[tuple[str, Step]]:
     """Each link in canonical form, with the target spelt out, beside the step it stands for."""
     words = [word.strip() for word in text.split(">")]
     if words[0] == "target":
         words[:1] = target.split(">")
-    found: list[tuple[str, AnyStep]] = []
+    found: list[tuple[str, Step]] = []
     for word in words:
         name, args = call(word)
-        kind: type[AnyStep] = Ready if name == "ready" else Independent
+        kind: type[Step] = Ready if name == "ready" else Independent
         fixed: dict[str, Any] = {} if name == "ready" else {"architecture": name}
         if found:
             if name not in STEPS:
