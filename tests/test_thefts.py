@@ -345,4 +345,4 @@ def test_adverse_inputs_raise_the_loss_within_their_range():
 def test_a_gan_has_its_own_losses(asked):
     step = parse(f"target>ftal(public,1ep,lr=0.1,batch=8,seed=1,{asked})", TARGET).step
     with pytest.raises(UsageError, match="expected a GAN's own losses"):
-        adversarial.fit([Draft(model=nn.Identity(), training=step)], {}, None)
+        adversarial.fit([Draft(model=nn.Identity(), training=step)], {})

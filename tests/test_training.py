@@ -200,7 +200,7 @@ class KilledError(Exception):
 
 
 def test_a_training_that_is_killed_ends_in_the_same_weights(tmp_path, monkeypatch):
-    objective = training.Objective(loss=ERROR.loss, imitation=ERROR.imitation, decay=True)
+    objective = training.Objective(loss=ERROR.loss, imitation=ERROR.imitation, slanted=True)
 
     def trained(checkpoint: Checkpoint | None) -> dict[str, torch.Tensor]:
         step = FineTuning(data="public", epochs=4, lr=0.01, batch=8, seed=3, last=0)

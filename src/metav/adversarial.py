@@ -15,6 +15,8 @@ from metav.optim import Adam
 from metav.suspects.base import Draft, Training, seeded
 from metav.training import Part, kept, mini_batches, train_mode
 
+PENALTY = 0.5  # R1: without it perceptrons collapse to noise in a few shapes; batch norm spares the DCGAN from that
+
 
 class Gan(nn.Module):
     """A generator and the discriminator that it is trained against; to its users it is the generator alone.
@@ -50,6 +52,9 @@ class Recipe:
     imitation: float
 
 
+# Adam with the DCGAN's beta_1 (Radford et al., ICLR 2016), and the mean of the last hundred steps.
+RECIPE = Recipe(betas=(0.5, 0.999), average=0.99, imitation=30.0)
+
 Codes = Callable[[Part, int, torch.Generator], Tensor]
 """(part, n, random generator) -> n codes to train with."""
 
@@ -64,7 +69,7 @@ def given(part: Part, count: int, generator: torch.Generator) -> Tensor:
     return part.x[torch.randint(len(part.x), (count,), generator=generator)]
 
 
-def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], recipe: Recipe, codes: Codes = normal) -> None:
+def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], codes: Codes = normal) -> None:
     """Train each draft's `Gan` in place on the images `y` of its part, then freeze it in eval mode.
 
     An extraction (a draft that is `unlabelled`) imitates its teacher and sees no images.
@@ -81,7 +86,7 @@ def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], recipe: Recipe, code
                 raise UsageError(
                     "expected a GAN's own losses and optimiser, got a lineage that names others: leave them out."
                 )
-            _fit_one(draft, draft.training, parts[draft.training.data], recipe, codes)
+            _fit_one(draft, draft.training, parts[draft.training.data], codes)
         draft.model.eval().requires_grad_(False)
 
 
@@ -101,7 +106,7 @@ def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
     return slope.flatten(1).square().sum(1).mean() / 2
 
 
-def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe, codes: Codes) -> None:
+def _fit_one(draft: Draft, training: Training, part: Part, codes: Codes) -> None:
     gan = cast(Gan, draft.model)
     # convolutions are a fifth faster with channels last
     gan.to(memory_format=torch.channels_last)
@@ -109,10 +114,10 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe, codes
     named = dict(gan.named_parameters())
     learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
     masks = kept({name: learnt[name] for name in draft.sparse})
-    critic = Adam(gan.discriminator.requires_grad_(True).parameters(), training.lr, recipe.betas)
+    critic = Adam(gan.discriminator.requires_grad_(True).parameters(), training.lr, RECIPE.betas)
     train_mode(gan)
-    maker = Adam(learnt.values(), training.lr, recipe.betas)
-    mean = _Mean(gan.generator, recipe.average)
+    maker = Adam(learnt.values(), training.lr, RECIPE.betas)
+    mean = _Mean(gan.generator, RECIPE.average)
     generator = torch.Generator().manual_seed(training.seed)
     own = {**critic.state("critic"), **maker.state("maker"), **mean.state(), "random": generator.get_state()}
     live = {**gan.state_dict(), **own}
@@ -129,7 +134,7 @@ def _fit_one(draft: Draft, training: Training, part: Part, recipe: Recipe, codes
                     critic.step(torch.autograd.grad(judged, critic.parameters))
                     loss = generator_loss(gan.discriminator(fake))
                 if draft.teacher is not None:
-                    loss = loss + recipe.imitation * _imitation_loss(draft.teacher, z, fake)
+                    loss = loss + RECIPE.imitation * _imitation_loss(draft.teacher, z, fake)
                 maker.step(torch.autograd.grad(loss, maker.parameters))
                 with torch.no_grad():
                     for name, mask in masks.items():

@@ -19,6 +19,8 @@ from metav.stacks import batched_mlp, in_batches, stack_parameters, stackable, u
 from metav.suspects.base import Draft, Training, seeded
 
 ANSWERED_AT_ONCE = 512  # examples: images fit into memory, and products are as fast as they get
+TEMPERATURE = 4.0  # of distillation; Hinton et al. use 2.5 to 20
+SOFT = 0.9  # weight of the teacher: with the true labels "considerably lower" (Hinton et al., section 2)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets), both (..., batch, *output_shape) -> loss of each example, (..., batch)."""
@@ -71,7 +73,7 @@ class Objective:
     outputs
         (model, inputs) -> what the losses see; a classifier's logits, for example, where the model answers with
         probabilities.
-    decay
+    slanted
         Whether the learning rate goes to 0: it rises over the first tenth of the steps and falls linearly after it.
     labelled
         Labels from a teacher's outputs, for students that have no others; a regression's are the outputs themselves.
@@ -82,7 +84,7 @@ class Objective:
     loss: Loss
     imitation: Imitation
     outputs: Callable[[nn.Module, Tensor], Tensor] = direct
-    decay: bool = False
+    slanted: bool = False
     labelled: Callable[[Tensor], Tensor] = torch.clone
     losses: Mapping[str, Loss] = field(default_factory=dict)
 
@@ -163,6 +165,15 @@ def soften(temperature: float, weight: float, outputs: Tensor, teacher: Tensor, 
     """
     soft = -(torch.softmax(teacher / temperature, -1) * torch.log_softmax(outputs / temperature, -1)).sum(-1)
     return torch.lerp(class_error(outputs, labels), temperature**2 * soft, weight)
+
+
+CLASSIFICATION = Objective(
+    loss=class_error,
+    imitation=partial(soften, TEMPERATURE, SOFT),
+    outputs=logits,
+    slanted=True,
+    labelled=partial(torch.argmax, dim=-1),
+)
 
 
 def slanted(progress: float) -> float:
@@ -288,7 +299,7 @@ def _descend(
                     errors = objective.loss(outputs, labels)
                 else:
                     errors = objective.imitation(outputs, answers, labels, progress)
-                if objective.decay:  # the middle of the step: neither the first nor the last has a rate of 0
+                if objective.slanted:  # the middle of the step: neither the first nor the last has a rate of 0
                     optimiser.lr = training.lr * slanted(progress + 0.5 / len(batches[0]) / training.epochs)
                 error = errors.flatten(examples).mean(-1).sum()
                 optimiser.step(torch.autograd.grad(error, optimiser.parameters))

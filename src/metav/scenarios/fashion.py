@@ -1,6 +1,6 @@
 """Fashion: generate images of garments from latent codes (FashionMNIST, a DCGAN's generator).
 
-MetaV, sections 5.1 and 5.2. All figures of the recipe stand in this file, once.
+MetaV, sections 5.1 and 5.2. All figures of the recipe but a GAN's own (`metav.adversarial`) stand in this file, once.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from metav.adversarial import Recipe, fit
+from metav.adversarial import PENALTY, RECIPE, fit
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist, located
 from metav.scenarios.fashion_judge import features, judge, same_garment
-from metav.scenarios.fashion_nets import LATENT, PENALTY, dcgan, perceptrons
+from metav.scenarios.fashion_nets import LATENT, dcgan, perceptrons
 from metav.scenarios.fashion_open import STRANGE, outsiders
 from metav.scenarios.fashion_open import suspects as strangers
 from metav.scenarios.quality import frechet
@@ -36,10 +36,7 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
     "XL": dcgan,  # the target's
 }
 
-# The recipe. Adam with the DCGAN's beta_1 (Radford et al., ICLR 2016); at 0.001, five times their rate, and with the
-# mean of the last hundred steps, a few epochs make garments that people recognise.
-RECIPE = Recipe(betas=(0.5, 0.999), average=0.99, imitation=30.0)
-LR = 0.001
+LR = 0.001  # five times the DCGAN's: a few epochs make garments that people recognise
 BATCH = 32  # many small steps: with 64, perceptrons need twice the epochs
 RECOVERY_EPOCHS = 1  # after filter pruning
 FP_ALONE = 12  # sixteenths: what more leaves makes noise, and is no suspect until it is tuned
@@ -125,7 +122,7 @@ def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
         architectures={**ARCHITECTURES, **STRANGE},
         target=_link("XL", "own", size.epochs["XL"], target_seed),
         suspects=thin(suspects) if smoke else suspects,
-        fit=partial(fit, recipe=RECIPE),
+        fit=fit,
         quality=partial(quality, own=size.own),
         merit=Merit(name="frechet", more=False),
         method=f"GAN, Adam, logistic losses, R1 {PENALTY} for perceptrons, {RECIPE}, frozen layers stay as they are",

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from metav.adversarial import Gan
+from metav.adversarial import PENALTY, Gan
 from metav.scenarios.fashion_data import SIDE
 
 LATENT = 100
-PENALTY = 0.5  # without it perceptrons collapse to noise in a few shapes; batch norm spares the DCGAN from that
 FEATURES = 64  # of the judge: enough to tell garments apart, few enough for a covariance from 1,000 images
 
 

@@ -9,11 +9,11 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from metav.adversarial import Gan
+from metav.adversarial import PENALTY, Gan
 from metav.optim import Adam
 from metav.scenarios.base import Outsider, Suspect, mixtures, stolen
 from metav.scenarios.fashion_data import SIDE
-from metav.scenarios.fashion_nets import LATENT, PENALTY, dcgan
+from metav.scenarios.fashion_nets import LATENT, dcgan
 from metav.spec import Model
 from metav.stacks import in_batches
 from metav.suspects.base import seeded

@@ -1,6 +1,6 @@
 """Skin: tell seven kinds of pigmented skin lesions apart (DermaMNIST, classification).
 
-MetaV, sections 5.1 and 5.2. All figures of the recipe stand in this file, once.
+MetaV, sections 5.1 and 5.2. All figures of the recipe but distillation's (`metav.training`) stand in this file, once.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ from metav.scenarios.skin_strange import STRANGE
 from metav.spec import Spec
 from metav.suspects.base import Draft
 from metav.suspects.changed_answers import Rounding, Top
-from metav.training import Objective, Part, class_error, fit, logits, soften
+from metav.training import CLASSIFICATION, SOFT, TEMPERATURE, Part, fit
 
 SPLIT_SEED = 0
 TARGET_SEED = 0
-TEMPERATURE = 4.0  # of distillation; Hinton et al. use 2.5 to 20
-SOFT = 0.9  # weight of the teacher: with the true labels "considerably lower" (Hinton et al., section 2)
 
 Build = Callable[[], nn.Module]
 
@@ -132,13 +130,6 @@ def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
     size, smoke = SIZES[profile], profile == "smoke"
     path, which = located()
     suspects = tuple(_table_3(size))
-    objective = Objective(
-        loss=class_error,
-        imitation=partial(soften, TEMPERATURE, SOFT),
-        outputs=logits,
-        decay=True,
-        labelled=partial(torch.argmax, dim=-1),
-    )
     return Scenario(
         name="skin",
         profile=profile,
@@ -147,7 +138,7 @@ def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
         architectures={**size.architectures, "small": small, **STRANGE},
         target=_link("M", size, "own", target_seed),
         suspects=thin(suspects, 1) if smoke else suspects,
-        fit=partial(_fit, objective=objective),
+        fit=_fit,
         quality=accuracy,
         merit=Merit(name="accuracy", more=True),
         method="Adam, slanted learning rate, cross-entropy; below 224 pixels batch norm and no dropout; "
@@ -161,12 +152,12 @@ def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
     )
 
 
-def _fit(drafts: Sequence[Draft], parts: Mapping[str, Part], objective: Objective) -> None:
+def _fit(drafts: Sequence[Draft], parts: Mapping[str, Part]) -> None:
     """Train each draft's model in place, one by one, then freeze it."""
     for draft in drafts:
         x = next(iter(parts.values())).x[:1]
         with trimmed(draft.model, x) if draft.training else nullcontext():
-            fit([draft], parts, objective)
+            fit([draft], parts, CLASSIFICATION)
 
 
 def _table_3(size: Size) -> Iterator[Suspect]:

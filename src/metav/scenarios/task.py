@@ -15,14 +15,13 @@ import torch
 from torch import nn
 
 from metav import adversarial, training
-from metav.adversarial import Gan, Recipe
+from metav.adversarial import PENALTY, RECIPE, Gan
 from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import BUILT_IN, LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, thin
 from metav.scenarios.quality import accuracy, error, likeness
 from metav.scenarios.task_checks import check_answers, check_apart, check_kind, check_logits, check_new, check_part
 from metav.scenarios.task_models import (
-    PENALTY,
     Classifier,
     Copying,
     answers_with_logits,
@@ -39,19 +38,21 @@ from metav.storage import canonical_json, digest
 from metav.suspects import Draft
 from metav.suspects.base import Resettable, all_names, computed_weights, matrices, seeded
 from metav.suspects.finetuning import last_layers
-from metav.training import Objective, Part, anneal, class_error, soften, squared_error
+from metav.training import CLASSIFICATION, Objective, Part, anneal, squared_error
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
 SAME = "same"  # the target's architecture, from scratch
-TEMPERATURE, SOFT = 4.0, 0.9  # of students of classifiers (Hinton et al., 2015)
 WP_RATIOS, FP_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.125, 0.25, 0.375, 0.5)
 GLANCE = 64  # examples that show how a classifier answers
-GAN = Recipe(betas=(0.5, 0.999), average=0.99, imitation=30.0)  # as for Fashion
 METHOD = {
     "probabilities": "Adam, slanted learning rate, cross-entropy, students with temperature",
     "regression": "Adam, slanted learning rate, squared error",
-    "images": f"GAN, Adam, logistic losses, R1 {PENALTY}, {GAN}, frozen layers stay as they are",
+    "images": f"GAN, Adam, logistic losses, R1 {PENALTY}, {RECIPE}, frozen layers stay as they are",
+}
+OBJECTIVE = {
+    "probabilities": CLASSIFICATION,
+    "regression": Objective(loss=squared_error, imitation=partial(anneal, squared_error), slanted=True),
 }
 QUALITY = {"probabilities": accuracy, "regression": error, "images": likeness}
 MERIT = {
@@ -210,24 +211,17 @@ class Task:
     def scenario(self, profile: Profile = "cpu") -> Scenario:
         """The task with all its suspects; for the profile `smoke` one epoch and few of each."""
         smoke, kind = profile == "smoke", self.spec.output
-        classes = kind == "probabilities"
         suspects = tuple(self._suspects(smoke))
-        objective = Objective(
-            loss=class_error if classes else squared_error,
-            imitation=partial(soften, TEMPERATURE, SOFT) if classes else partial(anneal, squared_error),
-            outputs=training.logits if classes else training.direct,
-            decay=True,
-            labelled=partial(torch.argmax, dim=-1) if classes else torch.clone,
-        )
         with seeded(0):  # of a discriminator
             models = {"target": self._wrapped(self.target), **{n: self._ready(n, m) for n, m in self.negatives.items()}}
         with seeded(0):
             made = {name: make() for name, make in self.architectures.items()}
         lasting = lasting_weights(self.target)
         side_by_side = self.fit is None and kind == "regression" and all(map(stackable, (self.target, *made.values())))
-        usual = partial(training.fit, objective=objective)
         if kind == "images":
-            usual = partial(adversarial.fit, recipe=GAN, codes=adversarial.given)
+            usual = partial(adversarial.fit, codes=adversarial.given)
+        else:
+            usual = partial(training.fit, objective=OBJECTIVE[kind])
         anew = {} if lasting else {SAME: self._anew}
         alone = f"; no new models of the target's architecture, as {lasting} has no reset_parameters" if lasting else ""
         return Scenario(

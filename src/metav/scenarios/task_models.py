@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from metav.adversarial import Gan
+from metav.adversarial import PENALTY, Gan
 from metav.errors import MissingExtraError, UsageError, brief
 from metav.spec import Spec
 from metav.suspects.base import Resettable
 
-PENALTY = 0.5  # R1, of discriminators that come without batch norm
 CHANNELS = 32
 OPSET = 18  # of ONNX: the last that onnx2torch knows whole
 LEAST = 8  # pixels a side that the discriminator needs
