@@ -16,6 +16,7 @@ LONGEST = 1e6  # seconds until a request is given up
 _SEVERAL = Parameter(negative="", consume_multiple=True)
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Access:
     """How a suspect is reached and asked.
@@ -88,3 +89,6 @@ class Access:
         if self.classes:
             said.append(f"classes at the places {' '.join(map(str, self.classes))}, as --classes says")
         return tuple(said)
+
+
+ACCESS = Access()  # without options

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
 from rich.table import Table
 
 import metav
 from metav.cli_options import (
+    WHICH,
     Again,
     BenchName,
     File,
@@ -60,7 +61,7 @@ def bench(
     *,
     scheme: Schemes = None,
     only: Only = None,
-    which: Annotated[Which | None, Parameter(name="*")] = None,
+    which: Which = WHICH,
     repeats: Repeats = 5,
     queries: Sweep = None,
     models: Models = None,
@@ -76,7 +77,6 @@ def bench(
     Interrupted or killed, it goes on where it was. With paper as the scenario: all benchmarks of the paper; then it
     takes --only, --profile, --out, --data, --jobs and --again.
     """
-    which = which or Which()
     if scenario == "paper":
         fixed = (scheme, queries, models, left_out, which.zoo, None if repeats == 5 else repeats, snapshots or None)
         if any(each is not None for each in fixed) or protocol != "paper":
@@ -157,7 +157,7 @@ def fingerprint(
     scenario: ScenarioName,
     *,
     scheme: SchemeName = "metav",
-    which: Annotated[Which | None, Parameter(name="*")] = None,
+    which: Which = WHICH,
     queries: Queries = 100,
     seed: Seed = 0,
     snapshots: Snapshots = False,
@@ -180,7 +180,7 @@ def fingerprint(
     if not 0 <= seed < 2**32:
         raise UsageError(f"expected --seed of at least 0 and below 2**32, got {seed}: give another number.")
     cohort = schemes.get(scheme).needs.cohort
-    found = (which or Which()).open(scenario, snapshots=snapshots, cohort=cohort)
+    found = which.open(scenario, snapshots=snapshots, cohort=cohort)
     benchmark.require(found, scheme)
     found.prepare()
     make_folder(out.parent, "--out")

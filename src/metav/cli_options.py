@@ -110,6 +110,7 @@ Archive = Annotated[Path, Parameter(help="The archive, a tar file.")]
 Jobs = Annotated[int, Parameter(help="Processes.")]
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Which:
     """Which zoo of a scenario a command works on."""
@@ -129,6 +130,7 @@ class Which:
         return Zoo(scenario, self.zoo, SNAPSHOTS if snapshots else (), cohort=cohort, open_world=open_world)
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Whole(Which):
     """A zoo with what a command is to work on beside the table."""
@@ -147,6 +149,9 @@ class Whole(Which):
             if asked and not planned:
                 raise UsageError(f"expected a scenario that plans models for {option}, got {name}: leave it out.")
         return found
+
+
+WHICH, WHOLE = Which(), Whole()  # without options
 
 
 def fill(found: ZooFolder, jobs: int) -> None:

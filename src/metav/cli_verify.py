@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from metav.access import Access
+from metav.access import ACCESS, Access
 from metav.cli_options import File, at_least_one
 from metav.console import complain, output, progress_bar
 from metav.errors import UsageError
@@ -59,7 +59,7 @@ def verify(
     suspects: Suspects = None,
     out: Verdicts = None,
     jobs: Threads = 2,
-    access: Annotated[Access | None, Parameter(name="*")] = None,
+    access: Access = ACCESS,
 ) -> int:
     """Ask a suspect the queries of a fingerprint, and say whether it was derived from the target.
 
@@ -83,14 +83,13 @@ def verify(
         )
     if file.suffix == ".onnx":
         raise UsageError(f"expected a fingerprint first, then the suspect, got {str(file)!r} first: swap them.")
-    how = access or Access()
-    given = [name for name in _options(how) if name in OF_SERVERS]
+    given = [name for name in _options(access) if name in OF_SERVERS]
     if given and suspect and "://" not in suspect:
         raise UsageError(
             f"expected a URL beside {' and '.join(given)}, got {suspect!r}: begin it with http:// or https://, or "
             "leave out what a file has not."
         )
-    if suspects is None and not suspect and (idle := _options(replace(how, classes=()))):
+    if suspects is None and not suspect and (idle := _options(replace(access, classes=()))):
         raise UsageError(
             f"expected no {' and '.join(idle)} beside a ledger alone, as nobody is asked, got it: leave it out."
         )
@@ -102,15 +101,14 @@ def verify(
         set_on_retry_hooks([])
     found = Fingerprint.load(file)
     if suspects is None:
-        return _one(found, suspect, how, ledger, json_)
-    return _all(found, suspects, how, ledger, out or Path("verdicts.csv"), jobs)
+        return _one(found, suspect, access, ledger, json_)
+    return _all(found, suspects, access, ledger, out or Path("verdicts.csv"), jobs)
 
 
 def _options(access: Access) -> list[str]:
     """Those that were given."""
-    usual = Access()
     names = (each.name for each in fields(access))
-    return [f"--{name.replace('_', '-')}" for name in names if getattr(access, name) != getattr(usual, name)]
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(access, name) != getattr(ACCESS, name)]
 
 
 def _one(found: Fingerprint, suspect: str, access: Access, ledger: Path | None, as_json: bool) -> int:

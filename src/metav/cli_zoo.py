@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import App, Parameter
+from cyclopts import App
 from rich.table import Table
 
 from metav.cli_options import (
+    WHICH,
+    WHOLE,
     Archive,
     Jobs,
     Listing,
@@ -29,12 +29,12 @@ zoo_app = App(name="zoo", help="Build, list, verify, export or import the suspec
 def build(
     scenario: ScenarioName,
     *,
-    which: Annotated[Whole | None, Parameter(name="*")] = None,
+    which: Whole = WHOLE,
     jobs: Jobs = 2,
 ) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     at_least_one("jobs", jobs)
-    found = (which or Whole()).opened(scenario)
+    found = which.opened(scenario)
     found.prepare()
     fill(found, jobs)
     output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
@@ -45,7 +45,7 @@ def build(
 def list_(
     scenario: ScenarioName,
     *,
-    which: Annotated[Which | None, Parameter(name="*")] = None,
+    which: Which = WHICH,
     out: Listing = None,
 ) -> int:
     """Show each suspect: lineage, size, seconds of training, quality and agreement with the target."""
@@ -58,7 +58,7 @@ def list_(
             raise UsageError(
                 f"expected a JSON file for --out, got {str(out)!r}, where its picture goes: name it .json."
             )
-    found = (which or Which()).open(scenario)
+    found = which.open(scenario)
     rows = listing.rows(found)
     quality = list(found.record("target").quality)
     table = Table("family", "truly", "weights", "seconds", *quality, "lineage")
@@ -79,10 +79,10 @@ def list_(
 def verify(
     scenario: ScenarioName,
     *,
-    which: Annotated[Whole | None, Parameter(name="*")] = None,
+    which: Whole = WHOLE,
 ) -> int:
     """Check every suspect's files against their digests; exit 1 if one is missing or damaged."""
-    found = (which or Whole()).opened(scenario)
+    found = which.opened(scenario)
     problems = found.verify()
     for problem in problems:
         complain(problem)
@@ -96,14 +96,14 @@ def export(
     scenario: ScenarioName,
     *,
     out: Archive,
-    which: Annotated[Whole | None, Parameter(name="*")] = None,
+    which: Whole = WHOLE,
 ) -> int:
     """Write a whole zoo into one archive, after checking its digests."""
     from metav import archive
     from metav.storage import make_folder
 
     a_file(out, "zoo.tar")
-    found = (which or Whole()).opened(scenario)
+    found = which.opened(scenario)
     found.check_settings()
     make_folder(out.parent, "--out")
     with progress_bar(f"exporting {scenario}", len(found.everything())) as progress:
@@ -117,12 +117,12 @@ def import_(
     scenario: ScenarioName,
     file: Archive,
     *,
-    which: Annotated[Whole | None, Parameter(name="*")] = None,
+    which: Whole = WHOLE,
 ) -> int:
     """Take what the zoo lacks from an archive, after checking its digests."""
     from metav import archive
 
-    found = (which or Whole()).opened(scenario)
+    found = which.opened(scenario)
     archive.check(found, file)  # before a bar is drawn
     with progress_bar(f"importing {scenario}", len(found.everything())) as progress:
         taken = archive.import_(found, file, progress)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from metav.access import QUERY, Access
+from metav.access import ACCESS, QUERY, Access
 from metav.endpoints.base import Endpoint, Local, Wrapper
 from metav.endpoints.ledger import Ledger, Recorded
 from metav.endpoints.onnx_file import OnnxFile, weights_beside
@@ -28,7 +28,7 @@ WHOLE, REQUEST = 4096, 32  # queries at a time: of a file, of a server
 def connect(
     suspect: str,
     spec: Spec,
-    access: Access | None = None,
+    access: Access = ACCESS,
     ledger: Callable[[], Ledger] | None = None,
     traffic: Traffic | None = None,
 ) -> Endpoint:
@@ -55,7 +55,6 @@ def connect(
     MissingExtraError
         A package is not installed.
     """
-    access = access or Access()
     check(access, spec)
     size = size_of_batches(suspect, access)
     found = _reach(suspect, spec, access, traffic or Traffic()) if suspect else None
