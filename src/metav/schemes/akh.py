@@ -15,7 +15,6 @@ from metav.fingerprint import Fingerprint
 from metav.schemes.base import Ensemble, Needs, calibrated, check_use
 from metav.schemes.points import classified, cutmix, starts
 from metav.scorers import LabelAgreement
-from metav.verification import query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +44,5 @@ class AKH:
                     f"expected {queries} examples that the target misclassifies, got {found}: ask for fewer queries."
                 )
             x = torch.cat([x, cutmix(starts(ensemble, queries - found, generator), generator)])
-        made = Fingerprint(
-            queries=x,
-            scorer=LabelAgreement.of(query(ensemble.target, x)),
-            spec=ensemble.spec,
-            provenance={"scheme": "akh", "seed": seed, "options": asdict(self), "misclassified": found},
-        )
-        return calibrated(made, ensemble.negatives)
+        provenance = {"scheme": "akh", "seed": seed, "options": asdict(self), "misclassified": found}
+        return calibrated(ensemble, x, LabelAgreement.of, provenance)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metav.errors import SuspectError, UsageError
 from metav.fingerprint import Fingerprint
+from metav.scorers import Scorer
 from metav.spec import Model, Spec
 from metav.verification import query
 
@@ -264,11 +265,15 @@ def labels(model: Model, x: Tensor) -> Tensor:
         return log_probabilities(model, x).argmax(-1)
 
 
-def calibrated(fingerprint: Fingerprint, negatives: Sequence[Model]) -> Fingerprint:
-    """The fingerprint with a threshold that is `ROUNDING` above the largest rate of `negatives`.
+def calibrated(
+    ensemble: Ensemble, x: Tensor, scorer: Callable[[Tensor], Scorer], provenance: Mapping[str, Any]
+) -> Fingerprint:
+    """The fingerprint of queries `x` (n, *input_shape) for schemes that come without a threshold.
 
-    For schemes that come without a threshold. The negatives are those of the construction, never test suspects.
+    Its scorer is that of the target's answers, its threshold `ROUNDING` above the largest rate of the negatives: those
+    of the construction, never test suspects.
     """
+    made = Fingerprint(queries=x, scorer=scorer(query(ensemble.target, x)), spec=ensemble.spec, provenance=provenance)
     with torch.no_grad():
-        rates = [fingerprint.score(model(fingerprint.queries)) for model in negatives]
-    return replace(fingerprint, threshold=min(max(rates) + ROUNDING, 1.0))
+        rates = [made.score(model(x)) for model in ensemble.negatives]
+    return replace(made, threshold=min(max(rates) + ROUNDING, 1.0))

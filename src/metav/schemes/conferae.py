@@ -30,7 +30,6 @@ from metav.schemes.base import (
 from metav.schemes.points import classified, enough, width
 from metav.scorers import LabelAgreement
 from metav.spec import Model
-from metav.verification import query
 
 LEVELS = {"conferrable": 0.95, "relaxed": 0.85}  # that a query should have, and to put up with where too few have it
 
@@ -92,18 +91,13 @@ class ConferAE:
         adversarial = given != labels(ensemble.target, x0)
         kept = (score + 2 * adversarial).argsort(descending=True, stable=True)[:queries]
         found = {name: int((adversarial & (score >= level)).sum()) for name, level in LEVELS.items()}
-        made = Fingerprint(
-            queries=x[kept],
-            scorer=LabelAgreement.of(query(ensemble.target, x[kept])),
-            spec=ensemble.spec,
-            provenance={
-                "scheme": "conferae",
-                "seed": seed,
-                "options": asdict(self),
-                "candidates": {"examples": len(x0), "adversarial": int(adversarial.sum()), **found},
-            },
-        )
-        return calibrated(made, ensemble.negatives)
+        provenance = {
+            "scheme": "conferae",
+            "seed": seed,
+            "options": asdict(self),
+            "candidates": {"examples": len(x0), "adversarial": int(adversarial.sum()), **found},
+        }
+        return calibrated(ensemble, x[kept], LabelAgreement.of, provenance)
 
     def perturb(
         self,

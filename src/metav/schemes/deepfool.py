@@ -27,7 +27,6 @@ from metav.schemes.base import (
 from metav.schemes.points import starts
 from metav.scorers import LabelAgreement
 from metav.spec import Model, Spec
-from metav.verification import query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +87,8 @@ class DeepFoolFP:
                 f"expected {queries} examples that a small perturbation pushes over a boundary, got {found} of "
                 f"{count}: ask for fewer queries, a larger pool or a smaller value for definite."
             )
-        made = Fingerprint(
-            queries=x[kept],
-            scorer=LabelAgreement.of(query(ensemble.target, x[kept])),
-            spec=ensemble.spec,
-            provenance={"scheme": "deepfoolfp", "seed": seed, "options": asdict(self)},
-        )
-        return calibrated(made, ensemble.negatives)
+        provenance = {"scheme": "deepfoolfp", "seed": seed, "options": asdict(self)}
+        return calibrated(ensemble, x[kept], LabelAgreement.of, provenance)
 
 
 def deepfool(

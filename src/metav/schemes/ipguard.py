@@ -20,7 +20,6 @@ from metav.schemes.base import Ensemble, Needs, calibrated, check_at_least, chec
 from metav.schemes.points import Rows, starts, width
 from metav.scorers import LabelAgreement
 from metav.spec import Model
-from metav.verification import query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +67,8 @@ class IPGuard:
         else:
             j = (i + torch.randint(1, z.shape[1], i.shape, generator=generator)) % z.shape[1]
         x, _ = engine.rows(partial(self.move, ensemble, k=self.margin * scale(z)), x, i, j)
-        made = Fingerprint(
-            queries=x,
-            scorer=LabelAgreement.of(query(ensemble.target, x)),
-            spec=ensemble.spec,
-            provenance={"scheme": "ipguard", "seed": seed, "options": asdict(self)},
-        )
-        return calibrated(made, ensemble.negatives)
+        provenance = {"scheme": "ipguard", "seed": seed, "options": asdict(self)}
+        return calibrated(ensemble, x, LabelAgreement.of, provenance)
 
     def move(self, ensemble: Ensemble, x: Tensor, i: Tensor, j: Tensor, k: float) -> tuple[Tensor, Tensor]:
         """Equation 4 for all points at once; those with loss 0 stand still.

@@ -56,13 +56,8 @@ class ModelDiff:
         generator = torch.Generator().manual_seed(seed)
         x = starts(ensemble, queries, generator)
         pairs = torch.cat([x, self.partners(ensemble, x, generator)])
-        made = Fingerprint(
-            queries=pairs,
-            scorer=DecisionDistance.of(query(ensemble.target, pairs)),
-            spec=ensemble.spec,
-            provenance={"scheme": "modeldiff", "seed": seed, "options": asdict(self)},
-        )
-        return calibrated(made, ensemble.negatives)
+        provenance = {"scheme": "modeldiff", "seed": seed, "options": asdict(self)}
+        return calibrated(ensemble, pairs, DecisionDistance.of, provenance)
 
     def partners(self, ensemble: Ensemble, x: Tensor, generator: torch.Generator) -> Tensor:
         """Projected gradient ascent from random starts, all partners at once."""

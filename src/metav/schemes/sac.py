@@ -15,7 +15,6 @@ from metav.fingerprint import Fingerprint
 from metav.schemes.base import Ensemble, Needs, calibrated, check_use
 from metav.schemes.points import cutmix, starts
 from metav.scorers import Correlation
-from metav.verification import query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +28,5 @@ class SACm:
         check_use("sac-m", self.needs, ensemble, queries)
         generator = torch.Generator().manual_seed(seed)
         x = cutmix(starts(ensemble, queries, generator), generator)
-        made = Fingerprint(
-            queries=x,
-            scorer=Correlation.of(query(ensemble.target, x)),
-            spec=ensemble.spec,
-            provenance={"scheme": "sac-m", "seed": seed, "options": asdict(self)},
-        )
-        return calibrated(made, ensemble.negatives)
+        provenance = {"scheme": "sac-m", "seed": seed, "options": asdict(self)}
+        return calibrated(ensemble, x, Correlation.of, provenance)
