@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metav.adversarial import PENALTY, RECIPE, fit
-from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
+from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
 from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist, located
 from metav.scenarios.fashion_judge import features, judge, same_garment
 from metav.scenarios.fashion_nets import LATENT, dcgan, perceptrons
@@ -152,22 +152,7 @@ def quality(model: Model, target: Model, test: Part, *, own: int) -> dict[str, f
 
 def _table_3(size: Size, enlarged: int) -> Iterator[Suspect]:
     """Table 3 of the paper, column Fashion; digits are fewer: `enlarged` times the epochs make as many steps."""
-    for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
-        for seed in (1, 2):
-            link = _link(row.lower(), "public", size.tuning, seed)
-            yield Suspect(lineage=f"target>{link}", family=row, positive=True)
-    for tenths in range(1, 10):
-        for pruned in (f"target>wp({tenths / 10})", f"target>wp({tenths / 10},global)"):
-            yield Suspect(lineage=pruned, family="WP", positive=True)
-    for sixteenths in range(1, 16):
-        pruned = f"target>fp({sixteenths / 16})"
-        once, again = (f"{pruned}>{_link('ftal', 'public', RECOVERY_EPOCHS, seed)}" for seed in (1, 2))
-        yield Suspect(lineage=once, family="FP", positive=True)
-        yield Suspect(lineage=pruned if sixteenths <= FP_ALONE else again, family="FP", positive=True)
-    for student, count in DISTILLED.items():
-        for seed in range(1, count + 1):
-            link = _link("distill", "public", size.epochs[student], seed, f"student={student},")
-            yield Suspect(lineage=f"target>{link}", family=f"Distillation {student}", positive=True)
+    yield from stolen(_thefts(size))
     for name, count in TRAINED.items():
         for index in range(count):  # half on the owner's data, half on public data
             lineage = _link(name, ("own", "public")[index % 2], size.epochs[name], 100 + index)
@@ -176,6 +161,25 @@ def _table_3(size: Size, enlarged: int) -> Iterator[Suspect]:
         name = list(TRAINED)[index % len(TRAINED)]
         lineage = _link(name, "digits", size.epochs[name] * enlarged, 200 + index)
         yield Suspect(lineage=lineage, family="Irrelevant", positive=False)
+
+
+def _thefts(size: Size) -> Iterator[tuple[str, str]]:
+    """Family, links after the target."""
+    for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
+        for seed in (1, 2):
+            yield row, _link(row.lower(), "public", size.tuning, seed)
+    for tenths in range(1, 10):
+        for scope in ("", ",global"):
+            yield "WP", f"wp({tenths / 10}{scope})"
+    for sixteenths in range(1, 16):
+        pruned = f"fp({sixteenths / 16})"
+        once, again = (f"{pruned}>{_link('ftal', 'public', RECOVERY_EPOCHS, seed)}" for seed in (1, 2))
+        yield "FP", once
+        yield "FP", pruned if sixteenths <= FP_ALONE else again
+    for student, count in DISTILLED.items():
+        for seed in range(1, count + 1):
+            link = _link("distill", "public", size.epochs[student], seed, f"student={student},")
+            yield f"Distillation {student}", link
 
 
 def _cohort(size: Size, smoke: bool) -> CohortPlan:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
+from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
 from metav.scenarios.few_pixels import trimmed
 from metav.scenarios.quality import accuracy
 from metav.scenarios.skin_data import CLASSES, dermamnist, garments, located
@@ -162,24 +162,7 @@ def _fit(drafts: Sequence[Draft], parts: Mapping[str, Part]) -> None:
 
 def _table_3(size: Size) -> Iterator[Suspect]:
     """Table 3 of the paper, column Skin."""
-    tuning = f"lr={size.tuning_lr},batch={size.batch}"
-    for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
-        for seed in (1, 2):
-            link = f"{row.lower()}(public,{size.tuning}ep,{tuning},seed={seed})"
-            yield Suspect(lineage=f"target>{link}", family=row, positive=True)
-    for tenths in range(1, 10):
-        for pruned in (f"target>wp({tenths / 10})", f"target>wp({tenths / 10},global)"):
-            yield Suspect(lineage=pruned, family="WP", positive=True)
-    recovery = f"ftal(public,{size.recovery}ep,{tuning},seed=1)"
-    for sixteenths in range(1, 16):
-        pruned = f"target>fp({sixteenths / 16})"
-        yield Suspect(lineage=pruned, family="FP", positive=True)
-        yield Suspect(lineage=f"{pruned}>{recovery}", family="FP", positive=True)
-    for student, count in DISTILLED.items():
-        for seed in range(1, count + 1):
-            settings = f"lr={size.lr[student]},batch={size.batch},seed={seed},student={student}"
-            link = f"distill(public,{size.taught * size.epochs[student]}ep,{settings})"
-            yield Suspect(lineage=f"target>{link}", family=f"Distillation {student}", positive=True)
+    yield from stolen(_thefts(size))
     for name, count in TRAINED.items():
         for index in range(count):  # half on the owner's data, half on public data
             lineage = _link(name, size, ("own", "public")[index % 2], 100 + index)
@@ -187,6 +170,24 @@ def _table_3(size: Size) -> Iterator[Suspect]:
     for index in range(IRRELEVANT_MODELS):
         lineage = _link(list(TRAINED)[index % len(TRAINED)], size, "garments", 200 + index)
         yield Suspect(lineage=lineage, family="Irrelevant", positive=False)
+
+
+def _thefts(size: Size) -> Iterator[tuple[str, str]]:
+    """Family, links after the target."""
+    tuning = f"lr={size.tuning_lr},batch={size.batch}"
+    for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
+        for seed in (1, 2):
+            yield row, f"{row.lower()}(public,{size.tuning}ep,{tuning},seed={seed})"
+    for tenths in range(1, 10):
+        for scope in ("", ",global"):
+            yield "WP", f"wp({tenths / 10}{scope})"
+    for sixteenths in range(1, 16):
+        yield "FP", f"fp({sixteenths / 16})"
+        yield "FP", f"fp({sixteenths / 16})>ftal(public,{size.recovery}ep,{tuning},seed=1)"
+    for student, count in DISTILLED.items():
+        for seed in range(1, count + 1):
+            settings = f"lr={size.lr[student]},batch={size.batch},seed={seed},student={student}"
+            yield f"Distillation {student}", f"distill(public,{size.taught * size.epochs[student]}ep,{settings})"
 
 
 def _cohort(size: Size, smoke: bool) -> CohortPlan:

@@ -95,12 +95,12 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
     """
     public = part("public")
     with torch.no_grad():
-        stolen = in_batches(target, public.x).argmax(1)
+        answers = in_batches(target, public.x).argmax(1)
     for name, make in islice(_estimators(0).items(), most):
         for data in ("own", "public"):
             yield _fitted(f"{name}({data})", "no network", False, make(), part(data).x, part(data).y)
     for name, make in islice(_estimators(1).items(), most and 1):
-        yield _fitted(f"{name} of answers", "extraction, no network", True, make(), public.x, stolen)
+        yield _fitted(f"{name} of answers", "extraction, no network", True, make(), public.x, answers)
     shares = public.y.bincount(minlength=len(CLASSES)) / len(public.y)
     for name, constant in (("frequencies", shares), ("even", torch.full_like(shares, 1 / len(shares)))):
         yield Outsider(name=name, family="constant", positive=False, model=_constantly(constant))

@@ -18,7 +18,7 @@ from metav import adversarial, training
 from metav.adversarial import PENALTY, RECIPE, Gan
 from metav.errors import UsageError
 from metav.scenarios import task_cohort
-from metav.scenarios.base import BUILT_IN, LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, thin
+from metav.scenarios.base import BUILT_IN, LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
 from metav.scenarios.quality import accuracy, error, likeness
 from metav.scenarios.task_checks import check_answers, check_apart, check_kind, check_logits, check_new, check_part
 from metav.scenarios.task_models import (
@@ -276,27 +276,29 @@ class Task:
     def _suspects(self, smoke: bool) -> Iterator[Suspect]:
         """As Table 3 of the paper, as far as this task has what it takes, and nothing twice under two names."""
         tuned, study = self._settings(smoke)
-        one = last_layers(self.target, 1) == all_names(self.target)  # layer: it is the last, and all
-        for row in ("FTAL", "RTAL") if one else ("FTLL", "FTAL", "RTLL", "RTAL"):
-            for seed in (1, 2):
-                yield Suspect(lineage=f"target>{row.lower()}(public,{tuned},seed={seed})", family=row, positive=True)
-        for ratio in WP_RATIOS:
-            for scope in ("",) if len(matrices(self.target)) == 1 else ("", ",global"):
-                yield Suspect(lineage=f"target>wp({ratio}{scope})", family="WP", positive=True)
-        for ratio in task_cohort.distinct(self.target, FP_RATIOS):
-            pruned = f"target>fp({ratio})"
-            yield Suspect(lineage=pruned, family="FP", positive=True)
-            yield Suspect(lineage=f"{pruned}>ftal(public,{tuned},seed=1)", family="FP", positive=True)
-        for name in self._listed:
-            for seed in range(1, self.students + 1):
-                link = f"distill(public,{study},seed={seed},student={name})"
-                yield Suspect(lineage=f"target>{link}", family=f"Distillation {name}", positive=True)
+        yield from stolen(self._thefts(tuned, study))
         for name in self._listed:
             for index in range(self.independents):
                 lineage = f"{name}({('own', 'public')[index % 2]},{study},seed={100 + index})"
                 yield Suspect(lineage=lineage, family=f"Independent {name}", positive=False)
         for name in self.negatives:
             yield Suspect(lineage=f"ready({name})", family="Ready", positive=False)
+
+    def _thefts(self, tuned: str, study: str) -> Iterator[tuple[str, str]]:
+        """Family, links after the target."""
+        one = last_layers(self.target, 1) == all_names(self.target)  # layer: it is the last, and all
+        for row in ("FTAL", "RTAL") if one else ("FTLL", "FTAL", "RTLL", "RTAL"):
+            for seed in (1, 2):
+                yield row, f"{row.lower()}(public,{tuned},seed={seed})"
+        for ratio in WP_RATIOS:
+            for scope in ("",) if len(matrices(self.target)) == 1 else ("", ",global"):
+                yield "WP", f"wp({ratio}{scope})"
+        for ratio in task_cohort.distinct(self.target, FP_RATIOS):
+            yield "FP", f"fp({ratio})"
+            yield "FP", f"fp({ratio})>ftal(public,{tuned},seed=1)"
+        for name in self._listed:
+            for seed in range(1, self.students + 1):
+                yield f"Distillation {name}", f"distill(public,{study},seed={seed},student={name})"
 
     def _settings(self, smoke: bool) -> tuple[str, str]:
         """Of fine-tuning, and of a training from scratch."""

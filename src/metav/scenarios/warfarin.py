@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, thin
+from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
 from metav.scenarios.warfarin_data import FEATURES, ONE_HOT, STEPS, parts
 from metav.scenarios.warfarin_nets import HIDDEN, STRANGE, UNUSUAL, mlp
 from metav.scenarios.warfarin_open import outsiders
@@ -122,21 +122,7 @@ def quality(model: Model, target: Model, test: Part) -> dict[str, float]:
 
 def _table_3(recipe: Recipe) -> Iterator[Suspect]:
     """Table 3 of the paper, column Warfarin."""
-    tuning = f"lr={recipe.tuning_lr},batch={recipe.batch}"
-    for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
-        for seed in (1, 2):
-            link = f"{row.lower()}(public,{recipe.tuning_epochs}ep,{tuning},seed={seed})"
-            yield Suspect(lineage=f"target>{link}", family=row, positive=True)
-    recovery = f"ftal(public,{recipe.recovery_epochs}ep,{tuning},seed=1)"
-    for tenths in range(1, 10):
-        for pruned in (f"target>wp({tenths / 10})", f"target>wp({tenths / 10},global)"):
-            yield Suspect(lineage=pruned, family="WP", positive=True)
-            yield Suspect(lineage=f"{pruned}>{recovery}", family="WP", positive=True)
-    study = f"{recipe.distillation_epochs}ep,lr={recipe.lr},batch={recipe.batch}"
-    for size, count in DISTILLED.items():
-        for seed in range(1, count + 1):
-            link = f"distill(public,{study},seed={seed},student={size})"
-            yield Suspect(lineage=f"target>{link}", family=f"Distillation {size}", positive=True)
+    yield from stolen(_thefts(recipe))
     for size, count in TRAINED.items():
         for index in range(count):  # half on the owner's data, half on public data
             lineage = _scratch(size, ("own", "public")[index % 2], recipe, 100 + index)
@@ -144,6 +130,23 @@ def _table_3(recipe: Recipe) -> Iterator[Suspect]:
     for index in range(IRRELEVANT_MODELS):
         lineage = _scratch("SML"[index % 3], IRRELEVANT[index // 3 % 3], recipe, 200 + index)
         yield Suspect(lineage=lineage, family="Irrelevant", positive=False)
+
+
+def _thefts(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Family, links after the target."""
+    tuning = f"lr={recipe.tuning_lr},batch={recipe.batch}"
+    for row in ("FTLL", "FTAL", "RTLL", "RTAL"):
+        for seed in (1, 2):
+            yield row, f"{row.lower()}(public,{recipe.tuning_epochs}ep,{tuning},seed={seed})"
+    for tenths in range(1, 10):
+        for scope in ("", ",global"):
+            pruned = f"wp({tenths / 10}{scope})"
+            yield "WP", pruned
+            yield "WP", f"{pruned}>ftal(public,{recipe.recovery_epochs}ep,{tuning},seed=1)"
+    study = f"{recipe.distillation_epochs}ep,lr={recipe.lr},batch={recipe.batch}"
+    for size, count in DISTILLED.items():
+        for seed in range(1, count + 1):
+            yield f"Distillation {size}", f"distill(public,{study},seed={seed},student={size})"
 
 
 def _cohort(recipe: Recipe, smoke: bool) -> CohortPlan:
