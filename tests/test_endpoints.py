@@ -202,7 +202,7 @@ def test_a_secret_that_a_server_repeats_is_left_out_of_the_error(httpserver, mon
         ("http://host/x", {"request": '["$batch"]', "answer": "a[["}, "JMESPath for the answer"),
         ("http://host/v2/models/m", {"header": ("X-Key=NOT_SET_ANYWHERE",)}, "NOT_SET_ANYWHERE, which is not set"),
         ("http://host/v2/models/m", {"header": ("X-Key: abc",)}, "expected --header NAME=VARIABLE"),
-        ("http://host/v2/models/m", {"classes": (1, 0)}, "give one place for each of its classes"),
+        ("http://host/v2/models/m", {"classes": (1, 0)}, "give one place for each of them"),
         ("http://host/v2/models/m", {"classes": (1, 1, 2)}, "each place once"),
         ("http://host/v2/models/m", {"attempts": 0}, "--attempts of at least 1"),
         ("http://host/v2/models/m", {"box": (1.0, 0.0)}, "LOW below HIGH"),
@@ -377,6 +377,16 @@ def test_an_order_of_classes_needs_classes(value):
     ordered = Ordered(Local(lambda x: torch.full((len(x),), value)), (2, 0, 1))
     with pytest.raises(EndpointError, match="expected 3 probabilities or a class a query"):
         ordered.query(torch.rand(4, 6))
+
+
+def test_values_of_a_regression_are_put_in_order_too(httpserver):
+    httpserver.expect_request("/invocations").respond_with_json({"predictions": [[2.5, 1.5], [4.5, 3.5]]})
+    url = httpserver.url_for("/invocations")
+    spec = replace(tiny.REGRESSION, output_shape=(2,))
+    with closing(connect(url, spec, Access(classes=(1, 0)))) as endpoint:
+        assert endpoint.query(torch.rand(2, *spec.input_shape)).tolist() == [[1.5, 2.5], [3.5, 4.5]]
+    with pytest.raises(UsageError, match=r"expected --classes for a target with 2 classes or values, got one with reg"):
+        connect(url, replace(spec, output_shape=(3,)), Access(classes=(1, 0)))
 
 
 def test_wrappers_compose():

@@ -160,7 +160,7 @@ def test_a_ledger_keeps_answers_as_they_came_so_that_a_better_reading_needs_no_n
                 judge(made, other, Access(), tmp_path / "ledger.jsonl")
         with pytest.raises(SettingsError, match="expected answers to the same requests"):
             judge(made, url, Access(box=(0, 1)), tmp_path / "ledger.jsonl")
-    assert right.remarks[-1] == "classes at the places 1 2 0, as --classes says"
+    assert right.remarks[-1] == "classes or values at the places 1 2 0, as --classes says"
     assert right.rate == pytest.approx(verify(made, tiny.tables().target).rate, abs=1e-5)
     assert right.rate != pytest.approx(wrong, abs=1e-5)
 

@@ -477,7 +477,23 @@ def test_answers_in_another_unit_are_remarked_on():
     assert verify(made, lambda x: target(x) / 7 + 1).remarks == (
         "answers follow the target's at 0.143 times their size: are they in another unit?",
     )
-    assert all(verify(made, each).remarks == () for each in (*ensemble.positives, *ensemble.negatives))
+    assert all(verify(made, each).remarks == () for each in ensemble.positives)
+    assert not any("another unit" in remark for each in ensemble.negatives for remark in verify(made, each).remarks)
+
+    def coarse(x):  # a theft that has lost a part of the target, in another unit
+        answers = target(x)
+        noise = torch.randn(answers.shape, generator=torch.Generator().manual_seed(0))
+        return (answers + 0.3 * answers.std() * noise) / 1000
+
+    assert verify(made, coarse).remarks[-1].startswith("answers follow the target's at 0.00")
+
+
+def test_evidence_against_answers_that_hardly_follow_the_target_s_is_remarked_on(made):
+    made = replace(made, reference=tiny.tables().target(made.queries).detach(), threshold=0.0)  # accuses everybody
+    (remark,) = verify(made, lambda x: torch.rand(len(x), 3).softmax(1)).remarks
+    assert remark.startswith("answers hardly follow the target's (correlation ")
+    assert verify(made, tiny.tables().target).remarks == ()
+    assert verify(replace(made, threshold=1.0), lambda x: torch.rand(len(x), 3).softmax(1)).remarks == ()
 
 
 def test_a_fingerprint_without_the_target_s_answers_says_what_was_not_checked(made):

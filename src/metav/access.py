@@ -40,7 +40,7 @@ class Access:
     output
         Which output is the answer, where a model has several.
     classes
-        For each class of the target, its place in the suspect's answers.
+        For each class of the target, or each value of a regression, its place in the suspect's answers.
     box
         The lowest and the highest value of the suspect's inputs, e.g. 0 255, where they are not the fingerprint's.
     channels_last
@@ -87,7 +87,7 @@ class Access:
         if self.channels_last:
             said.append("inputs with their channels last, as --channels-last says")
         if self.classes:
-            said.append(f"classes at the places {' '.join(map(str, self.classes))}, as --classes says")
+            said.append(f"classes or values at the places {' '.join(map(str, self.classes))}, as --classes says")
         return tuple(said)
 
 

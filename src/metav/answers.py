@@ -48,13 +48,13 @@ def understand(raw: Tensor, spec: Spec, count: int, reference: Tensor | None = N
         outputs, remarks = _probabilities(values, spec.output_shape[0])
         remarks = [*remarks, *_sorted(outputs, reference)]
         if reference is not None:
-            _check_order(outputs, reference, "classes", "--classes {order}")
+            _check_order(outputs, reference, "classes")
     elif spec.output == "images":
         outputs, remarks = _images(_shaped(values, spec))
     else:
         outputs, remarks = _shaped(values, spec), []
         if reference is not None and len(spec.output_shape) == 1:
-            _check_order(outputs, reference, "values", "values {order} of each answer, in this order")
+            _check_order(outputs, reference, "values")
     return outputs.to(torch.float32), tuple(remarks)
 
 
@@ -196,7 +196,7 @@ def _falling(values: Tensor) -> Tensor:
     return (values.diff(dim=1) <= 0).all(1)
 
 
-def _check_order(outputs: Tensor, reference: Tensor, what: str, option: str) -> None:
+def _check_order(outputs: Tensor, reference: Tensor, what: str) -> None:
     """Refuse answers (N, values) that are unlike the target's in the order given, and much like them in another.
 
     That is judged by the values that another order moves: those that stay say nothing against it.
@@ -212,10 +212,10 @@ def _check_order(outputs: Tensor, reference: Tensor, what: str, option: str) -> 
     order = correlation[rows, columns]
     best = float(order[moved].mean())
     if given < UNLIKE and best > ALIKE and order[seen].mean() > ALIKE:
-        option = option.format(order=" ".join(map(str, columns)))
         raise SuspectError(
             f"expected the target's order of {what}, got answers that agree with it in another (correlation "
-            f"{best:.2f} instead of {given:.2f}): if that is how it documents them, ask with {option}."
+            f"{best:.2f} instead of {given:.2f}): if that is how it documents them, ask with "
+            f"--classes {' '.join(map(str, columns))}."
         )
 
 

@@ -17,7 +17,8 @@ from metav.spec import Model
 STEADY = 1e-3  # by how much of their range answers to the same query may differ
 ROUNDING, TINY = 1e-5, 1e-12  # and by how much of the largest of them, and at all: graphics cards and batches round
 FLAT = 0.01  # of the spread of the target's answers: less is nearly none
-ALIKE, FACTOR = 0.99, 2.0  # correlation, and least factor, of a derived model's answers in another unit
+ALIKE, FACTOR = 0.9, 2.0  # correlation, and least factor, of a derived model's answers in another unit
+ASTRAY = 0.3  # a correlation with the target's answers that is less than nearly all thefts have
 ROUNDS = 5  # how often a suspect is asked in all whose answers change
 
 
@@ -115,10 +116,15 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
                     "verdict can be given on this suspect."
                 )
             remarks += (f"answers change: asked {ROUNDS} times, rates from {min(rates):.3f} to {max(rates):.3f}",)
-    if fingerprint.reference is not None:
-        if _flat(outputs, fingerprint.reference):
+    if (reference := fingerprint.reference) is not None:
+        if _flat(outputs, reference):
             remarks += ("nearly the same answer to every query: look at the model, and at how it takes its inputs",)
-        if fingerprint.spec.output == "regression" and (times := _rescaled(outputs, fingerprint.reference)):
+        elif rate > fingerprint.threshold and (follow := float(_correlations(outputs, reference).mean())) < ASTRAY:
+            remarks += (
+                f"answers hardly follow the target's (correlation {follow:.2f}), unlike those of most thefts: look at "
+                "the model, and at how it takes its inputs",
+            )
+        if fingerprint.spec.output == "regression" and (times := _rescaled(outputs, reference)):
             remarks += (f"answers follow the target's at {times:.3g} times their size: are they in another unit?",)
     elif fingerprint.spec.output == "probabilities":
         remarks += ("the order of classes was not checked, as the fingerprint has no answers of the target",)
@@ -144,17 +150,29 @@ def _flat(outputs: Tensor, reference: Tensor) -> bool:
     return bool(spread < FLAT * usual)
 
 
+def _correlations(outputs: Tensor, reference: Tensor) -> Tensor:
+    """Of each value of answers (N, ...) with the target's, where those vary; 0 where these do not."""
+    ours, theirs = (_centred(each) for each in (reference, outputs))
+    lengths = ours.norm(dim=0) * theirs.norm(dim=0)
+    found = torch.where(lengths > 0, (ours * theirs).sum(0) / lengths, 0.0)
+    return found[ours.norm(dim=0) > 0]
+
+
 def _rescaled(outputs: Tensor, reference: Tensor) -> float:
     """By what the target's answers are to be multiplied to be much like these, if that is far from 1; else 0.
 
     Of the first value of answers (N, ...) of which this is so.
     """
-    ours, theirs = (each.double().flatten(1) - each.double().flatten(1).mean(0) for each in (reference, outputs))
-    shared, own = (ours * theirs).sum(0), ours.square().sum(0)
-    like = shared > ALIKE * (own * theirs.square().sum(0)).sqrt()
-    times = (shared / own)[like & (own > 0)]
+    ours, theirs = (_centred(each) for each in (reference, outputs))
+    varies = ours.norm(dim=0) > 0
+    times = ((ours * theirs).sum(0) / ours.square().sum(0))[varies][_correlations(outputs, reference) > ALIKE]
     far = times[(times < 1 / FACTOR) | (times > FACTOR)]
     return float(far[0]) if len(far) else 0.0
+
+
+def _centred(answers: Tensor) -> Tensor:
+    flat = answers.double().flatten(1)
+    return flat - flat.mean(0)
 
 
 def _changed(first: Tensor, second: Tensor, *, each: bool) -> bool:

@@ -70,10 +70,10 @@ def connect(
 
 def check(access: Access, spec: Spec) -> None:
     """Refuse what does not fit any suspect: wrong headers, an order of classes or of axes for another task."""
-    if access.classes and (spec.output != "probabilities" or len(access.classes) != spec.output_shape[0]):
+    if access.classes and (spec.output == "images" or spec.output_shape != (len(access.classes),)):
         raise UsageError(
-            f"expected --classes for a target that tells {len(access.classes)} classes apart, got one with "
-            f"{spec.output} of shape {spec.output_shape}: give one place for each of its classes."
+            f"expected --classes for a target with {len(access.classes)} classes or values, got one with "
+            f"{spec.output} of shape {spec.output_shape}: give one place for each of them."
         )
     if access.channels_last and len(spec.input_shape) != 3:
         raise UsageError(
