@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,18 @@ import torch
 import metav
 from metav import Fingerprint
 from metav.errors import IntegrityError, StorageError
-from metav.storage import HALF_WRITTEN, OLD, digest, home, load_tensors, make_folder, save_tensors, sweep, write_atomic
+from metav.storage import (
+    HALF_WRITTEN,
+    OLD,
+    digest,
+    home,
+    load_tensors,
+    make_folder,
+    replacing,
+    save_tensors,
+    sweep,
+    write_atomic,
+)
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, 2]), "scalar": torch.tensor(3.0)}
 META = {"name": "x", "nested": {"b": 1, "a": [1.5, None]}}
@@ -181,13 +193,10 @@ def test_what_a_kill_left_half_written_is_swept_after_a_day_and_nothing_else(tmp
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(set(kept) - {".env.local"})
 
 
-def test_half_written_files_have_names_that_are_swept(tmp_path, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("metav.storage.os.fsync", killed)
+def test_half_written_files_have_names_that_are_swept_and_do_not_outlast_an_interrupt(tmp_path):
     for name in ("0123456789abcdef.safetensors", "0123456789abcdef.checkpoint", "zoo.json"):
-        with pytest.raises(KeyboardInterrupt):
-            write_atomic(tmp_path / name, b"{")
-    assert len(list(tmp_path.iterdir())) == 3
-    assert all(HALF_WRITTEN.fullmatch(file.name) for file in tmp_path.iterdir())
+        with suppress(KeyboardInterrupt), replacing(tmp_path / name) as temporary:
+            temporary.write_bytes(b"{")
+            assert HALF_WRITTEN.fullmatch(temporary.name)
+            raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())

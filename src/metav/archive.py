@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
-from metav.storage import STAGED, sweep
+from metav.storage import STAGED, replacing, sweep
 from metav.zoo import Zoo
 
 _MEND = "export the zoo again."
@@ -28,26 +28,14 @@ def export(zoo: Zoo, path: Path, progress: Callable[[int], None] | None = None) 
     """
     zoo.check_settings()
     sweep(path.parent, re.compile(rf"\.{re.escape(path.name)}\.\d+"))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with tarfile.open(temporary, "w") as archive:
-            archive.add(zoo.folder / "zoo.json", "zoo.json")
-            for lineage in zoo.everything():
-                zoo.load(lineage)
-                for file in zoo.files(lineage):
-                    archive.add(file, file.name)
-                if progress is not None:
-                    progress(1)
-        temporary.replace(path)
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(
-            f"expected to write {str(path)!r}, got {error.strerror!r}: choose a folder you may write to."
-        ) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    with replacing(path) as temporary, tarfile.open(temporary, "w") as archive:
+        archive.add(zoo.folder / "zoo.json", "zoo.json")
+        for lineage in zoo.everything():
+            zoo.load(lineage)
+            for file in zoo.files(lineage):
+                archive.add(file, file.name)
+            if progress is not None:
+                progress(1)
 
 
 def check(zoo: Zoo, path: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,9 @@ def make_folder(path: Path, option: str = "METAV_HOME") -> Path:
     return path
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which becomes `path` at the end: a reader sees the old file or the new one, never a part.
 
     Raises
     ------
@@ -69,18 +70,26 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         temporary.replace(path)
         sync(path.parent)
+    except StorageError:
+        raise
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise StorageError(
             f"expected to write {str(path)!r}, got {error.strerror!r}: choose a folder you may write to."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to `path` as `replacing` does, so that it outlasts a power cut too."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sweep(folder: Path, names: re.Pattern[str] = HALF_WRITTEN) -> None:
