@@ -57,6 +57,11 @@ class EndpointError(MetavError, ConnectionError):
         self.passing, self.after = passing, after
 
 
+def missing_extra(wanted: str, got: str, extra: str) -> MissingExtraError:
+    """An error for a package that is not installed, of one of metav's extras."""
+    return MissingExtraError(f"expected {wanted}, got {got}: run pip install -e '.[{extra}]' in metav's folder.")
+
+
 def brief(error: Exception) -> str:
     """The message of an error that others raised, on one line and not too long."""
     return " ".join(str(error).split())[:BRIEF]

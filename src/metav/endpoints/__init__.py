@@ -16,7 +16,7 @@ from metav.endpoints.base import Endpoint, Local, Wrapper
 from metav.endpoints.ledger import Ledger, Recorded
 from metav.endpoints.onnx_file import OnnxFile, weights_beside
 from metav.endpoints.wrappers import Batched, Ordered, Pace, Paced, Prepared, Traffic
-from metav.errors import MissingExtraError, UsageError
+from metav.errors import UsageError, missing_extra
 from metav.spec import Spec
 from metav.storage import canonical_json
 
@@ -154,10 +154,7 @@ def _online(url: str, access: Access) -> Endpoint:
         from metav.endpoints.inference_v2 import InferenceV2
         from metav.endpoints.json_api import MLFLOW, JsonApi
     except ImportError as error:
-        raise MissingExtraError(
-            f"expected {error.name} for a suspect behind a URL, got none: "
-            "run pip install -e '.[http]' in metav's folder."
-        ) from error
+        raise missing_extra(f"{error.name} for a suspect behind a URL", "none", "http") from error
     server = Server(url, headers=secrets(list(access.header)), timeout=access.timeout)
     path = split(url).path.rstrip("/")
     if access.request or access.answer or path.endswith("/invocations"):

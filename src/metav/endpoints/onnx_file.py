@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metav.endpoints.base import Endpoint
-from metav.errors import EndpointError, MissingExtraError, UsageError, brief
+from metav.errors import EndpointError, UsageError, brief, missing_extra
 
 # external data in an ONNX file (onnx.proto): the key "location", and the length of the path that follows
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]?[\x01-\x7f])")
@@ -35,10 +35,7 @@ class OnnxFile(Endpoint):
         try:
             import onnxruntime
         except ImportError as error:
-            raise MissingExtraError(
-                "expected onnxruntime for a suspect in an ONNX file, got none: "
-                "run pip install -e '.[onnx]' in metav's folder."
-            ) from error
+            raise missing_extra("onnxruntime for a suspect in an ONNX file", "none", "onnx") from error
         self.path = path
         if not path.is_file():
             raise UsageError(f"expected an ONNX file or a URL for the suspect, got {str(path)!r}: check the path.")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from metav.errors import IntegrityError, MissingExtraError, StorageError
+from metav.errors import IntegrityError, StorageError, missing_extra
 from metav.scenarios import data
 
 SIDE = 28
@@ -89,10 +89,7 @@ def digits() -> Tensor:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise MissingExtraError(
-            "expected scikit-learn for the irrelevant data, got no module 'sklearn': "
-            "run pip install -e '.[fashion]' in metav's folder."
-        ) from error
+        raise missing_extra("scikit-learn for the irrelevant data", "no module 'sklearn'", "fashion") from error
     small = torch.from_numpy(load_digits().images.astype(np.float32) / 16)  # its grey levels go from 0 to 16
     return interpolate(small[:, None], size=SIDE, mode="bilinear")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.functional import interpolate
 
-from metav.errors import MissingExtraError
+from metav.errors import missing_extra
 from metav.scenarios.few_pixels import fast
 from metav.scenarios.skin_data import CLASSES
 
@@ -126,8 +126,6 @@ def _models() -> Any:
     try:
         from torchvision import models
     except ImportError as error:
-        raise MissingExtraError(
-            "expected torchvision for the networks of the skin scenario, got no module 'torchvision': "
-            "run pip install -e '.[skin]' in metav's folder."
-        ) from error
+        wanted = "torchvision for the networks of the skin scenario"
+        raise missing_extra(wanted, "no module 'torchvision'", "skin") from error
     return models

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metav.adversarial import PENALTY, Gan
-from metav.errors import MissingExtraError, UsageError, brief
+from metav.errors import UsageError, brief, missing_extra
 from metav.spec import Spec
 from metav.suspects.base import Resettable
 
@@ -88,10 +88,7 @@ def ready(model: nn.Module | str | Path) -> nn.Module:
         import onnx2torch
         from onnx import version_converter
     except ImportError as error:
-        raise MissingExtraError(
-            f"expected {error.name} for the negative {str(model)!r}, got none: "
-            "run pip install -e '.[onnx]' in metav's folder."
-        ) from error
+        raise missing_extra(f"{error.name} for the negative {str(model)!r}", "none", "onnx") from error
     try:
         graph = onnx.load(str(model))
         for node in graph.graph.node:  # onnx2torch does not know it, and it matters for empty tensors alone

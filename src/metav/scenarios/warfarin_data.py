@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metav.errors import IntegrityError, MissingExtraError
+from metav.errors import IntegrityError, MissingExtraError, missing_extra
 from metav.training import Part
 
 Table = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -113,7 +113,4 @@ def _float32(x: NDArray[np.float64], y: NDArray[np.float64]) -> Table:
 
 
 def _missing(error: ImportError) -> MissingExtraError:
-    return MissingExtraError(
-        f"expected the packages of the warfarin scenario, got no module {error.name!r}: "
-        "run pip install -e '.[warfarin]' in metav's folder."
-    )
+    return missing_extra("the packages of the warfarin scenario", f"no module {error.name!r}", "warfarin")
