@@ -10,10 +10,10 @@ from torch import nn
 
 import tiny
 from metav import scenarios, schemes
+from metav.engine import seeded
 from metav.errors import UsageError
 from metav.frozen import Halved, folded, halved
 from metav.scenarios import fashion_nets, skin_nets
-from metav.suspects.base import seeded
 
 IMAGES = torch.rand(4, 3, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
 MAKERS = {

@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 import tiny
 from metav import schemes
+from metav.engine import seeded
 from metav.schemes.akh import AKH
 from metav.schemes.liteguard import LiteGuard
 from metav.schemes.metav import box
@@ -224,8 +225,7 @@ def test_liteguard_is_a_literal_loop_for_each_pair_alone(kind):
 
     generator = torch.Generator().manual_seed(6)
     w = torch.randn(3, *ensemble.spec.input_shape, generator=generator)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(6)
+    with seeded(6):
         fresh = LocalVerifiers(3, math.prod(ensemble.spec.output_shape))
     draws = [
         [int(torch.randint(len(side), (1,), generator=generator)) for side in (ensemble.negatives, ensemble.positives)]

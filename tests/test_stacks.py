@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import tiny
+from metav.engine import seeded
 from metav.stacks import ACTIVATIONS, stackable, together
-from metav.suspects.base import seeded
 
 
 def perceptron(seed: int, activation: type[nn.Module], widths=(5, 7, 6, 2)) -> nn.Module:

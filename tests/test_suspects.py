@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from metav.engine import seeded
 from metav.errors import UsageError
 from metav.suspects import FilterPruning, FineTuning, Independent, Retraining, WeightPruning
-from metav.suspects.base import layers, seeded
+from metav.suspects.base import layers
 
 SCHEDULE = {"data": "public", "epochs": 1, "lr": 0.01, "batch": 8, "seed": 3}
 

@@ -12,6 +12,7 @@ from torch import nn
 
 import tiny
 from metav import adversarial
+from metav.engine import seeded
 from metav.errors import UsageError
 from metav.optim import SGD, Adam
 from metav.scenarios import Suspect
@@ -41,8 +42,7 @@ PLAIN = {"data": "public", "epochs": 3, "lr": 0.01, "batch": 8, "seed": 3}
 
 
 def net(seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
 
 

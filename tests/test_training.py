@@ -15,9 +15,9 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from metav import training
 from metav.checkpoint import Checkpoint
+from metav.engine import seeded
 from metav.storage import load_tensors, save_tensors
 from metav.suspects import FilterPruning, FineTuning
-from metav.suspects.base import seeded
 
 ERROR = training.Objective(loss=training.absolute_error, imitation=partial(training.anneal, training.absolute_error))
 TARGET_TO_TRAIN = {

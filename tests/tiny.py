@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from metav.engine import seeded
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
 from metav.schemes import Ensemble
 from metav.schemes.base import CohortModels
 from metav.spec import Spec
 from metav.stacks import together
-from metav.suspects.base import seeded
 
 IMAGES = Spec(input_shape=(3, 8, 8), output_shape=(4,), low=-1.0, high=1.0, output="probabilities")
 TABLES = Spec(input_shape=(6,), output_shape=(3,), low=-2.0, high=3.0, output="probabilities")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, softplus
 
+from metav.engine import seeded
 from metav.errors import UsageError
 from metav.optim import Adam
-from metav.suspects.base import Draft, Training, seeded
+from metav.suspects.base import Draft, Training
 from metav.training import Part, kept, mini_batches, train_mode
 
 PENALTY = 0.5  # R1: without it perceptrons collapse to noise in a few shapes; batch norm spares the DCGAN from that

@@ -42,6 +42,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generator inside, and put it back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def device() -> torch.device:
     """Where models are trained: CUDA, if there is one. All else is computed, and all tensors are kept, on the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, huber_loss
 
 from metav.checkpoint import Checkpoint
+from metav.engine import seeded
 from metav.errors import unknown
 from metav.optim import OPTIMISERS
 from metav.stacks import batched_mlp, in_batches, stack_parameters, stackable, unstacked
-from metav.suspects.base import Draft, Training, seeded
+from metav.suspects.base import Draft, Training
 
 ANSWERED_AT_ONCE = 512  # examples: images fit into memory, and products are as fast as they get
 TEMPERATURE = 4.0  # of distillation; Hinton et al. use 2.5 to 20

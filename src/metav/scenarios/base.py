@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from metav.engine import seeded
 from metav.errors import unknown
 from metav.spec import Model, Spec
 from metav.suspects import Draft, Lineage, parse
-from metav.suspects.base import seeded
 from metav.suspects.facade import Change
 from metav.training import Part
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from metav.adversarial import PENALTY, Gan
+from metav.engine import seeded
 from metav.optim import Adam
 from metav.scenarios.base import Outsider, Suspect, mixtures, stolen
 from metav.scenarios.fashion_data import SIDE
 from metav.scenarios.fashion_nets import LATENT, dcgan
 from metav.spec import Model
 from metav.stacks import in_batches
-from metav.suspects.base import seeded
 from metav.training import Part
 
 PIXELS = SIDE * SIDE

@@ -16,6 +16,7 @@ from torch import nn
 
 from metav import adversarial, training
 from metav.adversarial import PENALTY, RECIPE, Gan
+from metav.engine import seeded
 from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import BUILT_IN, LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
@@ -36,7 +37,7 @@ from metav.spec import Model, Spec
 from metav.stacks import stackable
 from metav.storage import canonical_json, digest
 from metav.suspects import Draft
-from metav.suspects.base import Resettable, all_names, computed_weights, matrices, seeded
+from metav.suspects.base import Resettable, all_names, computed_weights, matrices
 from metav.suspects.finetuning import last_layers
 from metav.training import CLASSIFICATION, Objective, Part, anneal, squared_error
 

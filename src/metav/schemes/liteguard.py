@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from metav.engine import seeded
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
@@ -58,8 +59,7 @@ class LiteGuard:
         generator = torch.Generator().manual_seed(seed)
         w = torch.randn(queries, *ensemble.spec.input_shape, generator=generator).requires_grad_(True)
         check_gradients("liteguard", ensemble.target, box(w.detach()[:1], ensemble, self.valid))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             verifiers = LocalVerifiers(queries, torch.Size(ensemble.spec.output_shape).numel())
         self._learn(ensemble, w, verifiers, generator)
         return Fingerprint(

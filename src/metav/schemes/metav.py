@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from metav.engine import seeded
 from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
 from metav.frozen import halved
@@ -99,8 +100,7 @@ class MetaV:
         if self.half:
             ensemble = ensemble.changed(halved)
         generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             w, verifier = self._start(ensemble, queries, generator)
         check_gradients("metav", ensemble.target, box(w.detach()[:1], ensemble, self.valid))
         losses: list[Tensor] = []

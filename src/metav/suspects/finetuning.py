@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from metav.engine import seeded
 from metav.errors import UsageError
-from metav.suspects.base import Draft, Fresh, Resettable, Training, all_names, layers, seeded
+from metav.suspects.base import Draft, Fresh, Resettable, Training, all_names, layers
 
 
 @dataclass(frozen=True, kw_only=True)
