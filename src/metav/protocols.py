@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from metav.scenarios.base import Scenario, Suspect
 from metav.suspects.independent import Ready
 
 Protocol = Literal["paper", "unseen-obfuscation", "unseen-architecture", "api", "open-world"]
-PROTOCOLS: tuple[Protocol, ...] = ("paper", "unseen-obfuscation", "unseen-architecture", "api", "open-world")
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 
 def check(scenario: Scenario, name: str) -> Protocol:

@@ -51,13 +51,9 @@ def load(name: str, profile: str = "cpu") -> Scenario:
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
     if (name, profile) not in _loaded:
-        found = (SCENARIOS.get(name) or _task(name).scenario)(_profile(profile))
+        found = (SCENARIOS.get(name) or _task(name).scenario)(profile)
         _loaded[name, profile] = replace(found, called=name)
     return _loaded[name, profile]
-
-
-def _profile(name: str) -> Profile:
-    return next(each for each in PROFILES if each == name)
 
 
 def _task(path: str) -> Task:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,13 @@ from metav.suspects.facade import Change
 from metav.training import Part
 
 Profile = Literal["smoke", "cpu", "paper"]
+PROFILES: tuple[Profile, ...] = get_args(Profile)
 MADE = ("box", "corners", "noisy", "mixed")  # of public inputs
 LOSS = 0.1  # of the target's quality, beyond which a theft is of no use
 FEW = 5  # one public example of so many
 BUILT_IN = ("skin", "warfarin", "fashion")  # scenarios, in the order of the paper; no task takes their names
 LEAST_TEACHERS = 3  # of a cohort
 TEACHER_SEED, THEFT_SEED = 10_000, 20_000  # of the first; no suspect of a zoo has seeds as high
-PROFILES: tuple[Profile, ...] = ("smoke", "cpu", "paper")
 
 
 @dataclass(frozen=True, kw_only=True)
