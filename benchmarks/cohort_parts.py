@@ -24,8 +24,8 @@ from metav import benchmark, paper, protocols, results, scenarios
 from metav.report import line
 from metav.results import cell
 from metav.scenarios import Scenario
-from metav.scenarios.base import LEAST_TEACHERS, CohortPlan
-from metav.schemes.cohort_answers import LEAST_COPIES
+from metav.scenarios.base import CohortPlan
+from metav.scorers.cohort import LEAST_COPIES, LEAST_TEACHERS
 from metav.storage import make_folder, write_atomic
 from metav.zoo import Zoo
 

@@ -26,7 +26,6 @@ MADE = ("box", "corners", "noisy", "mixed")  # of public inputs
 LOSS = 0.1  # of the target's quality, beyond which a theft is of no use
 FEW = 5  # one public example of so many
 BUILT_IN = ("skin", "warfarin", "fashion")  # scenarios, in the order of the paper; no task takes their names
-LEAST_TEACHERS = 3  # of a cohort
 TEACHER_SEED, THEFT_SEED = 10_000, 20_000  # of the first; no suspect of a zoo has seeds as high
 
 

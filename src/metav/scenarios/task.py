@@ -19,7 +19,7 @@ from metav.adversarial import PENALTY, RECIPE, Gan
 from metav.engine import seeded
 from metav.errors import UsageError
 from metav.scenarios import task_cohort
-from metav.scenarios.base import BUILT_IN, LEAST_TEACHERS, CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
+from metav.scenarios.base import BUILT_IN, CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
 from metav.scenarios.quality import accuracy, error, likeness
 from metav.scenarios.task_checks import check_answers, check_apart, check_kind, check_logits, check_new, check_part
 from metav.scenarios.task_models import (
@@ -33,6 +33,7 @@ from metav.scenarios.task_models import (
     with_weights,
 )
 from metav.scenarios.task_source import source
+from metav.scorers.cohort import LEAST_TEACHERS
 from metav.spec import Model, Spec
 from metav.stacks import stackable
 from metav.storage import canonical_json, digest

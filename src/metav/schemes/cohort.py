@@ -19,10 +19,8 @@ from torch import Tensor
 
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
-from metav.scenarios.base import LEAST_TEACHERS
 from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use, needs_of
 from metav.schemes.cohort_answers import (
-    LEAST_COPIES,
     Answers,
     Conditioned,
     Known,
@@ -31,7 +29,7 @@ from metav.schemes.cohort_answers import (
 )
 from metav.schemes.cohort_exact import rank
 from metav.schemes.points import enough
-from metav.scorers.cohort import CohortMatch, CohortRank
+from metav.scorers.cohort import LEAST_COPIES, LEAST_TEACHERS, CohortMatch, CohortRank
 from metav.scorers.control import TINY, Matches
 
 

@@ -18,7 +18,6 @@ from metav.spec import Model
 from metav.stacks import in_batches
 
 FOLDS = 4  # of teachers and independent models: each is met by queries and a scorer that were made without it
-LEAST_COPIES = 2  # of the target: one is left out
 FLOOR = 0.25  # added to each sd: a share of the teachers' usual spread on real data
 DATA = 1000  # examples that the usual spread is taken over
 TRACE = 1e-6  # of s among the rows of Sigma: its direction without its variance

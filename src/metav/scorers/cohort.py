@@ -17,6 +17,7 @@ from torch.nn.functional import one_hot
 
 from metav.scorers.control import LEAST_SPREAD, TINY, MatchedControl, Matches, Tail, rarity
 
+LEAST_TEACHERS, LEAST_COPIES = 3, 2  # of a cohort; one copy of the target is left out
 COLUMNS = 8  # of one image: projections of its pixels
 LEAST = 1e-3  # probabilities below are taken for it: what an API that rounds, or leaves classes out, may hide
 CLIP = 2.0  # deviations are squashed to so many of the cohort's spreads
