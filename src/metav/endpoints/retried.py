@@ -10,6 +10,8 @@ from torch import Tensor
 from metav.endpoints.base import Endpoint, Wrapper
 from metav.errors import EndpointError
 
+PATIENCE = 600.0  # seconds that a server may ask for; if it wants more, its error is final
+
 
 class Retried(Wrapper):
     """Ask again, up to `attempts` times, what failed for a passing reason: later each time, or when the server says.
@@ -22,8 +24,6 @@ class Retried(Wrapper):
         How often it is asked in all.
     first, longest
         Seconds to wait after the first failure, and at most.
-    patience
-        Seconds that a server may ask for; if it wants more, its error is final.
     halt
         Once it is set, errors are final.
     """
@@ -35,11 +35,10 @@ class Retried(Wrapper):
         *,
         first: float = 0.1,
         longest: float = 60.0,
-        patience: float = 600.0,
         halt: Event | None = None,
     ) -> None:
         super().__init__(inner)
-        self.patience, self.halt = patience, halt or Event()
+        self.halt = halt or Event()
         self.attempts = self._left = attempts
         self.caller = stamina.RetryingCaller(
             attempts=attempts, timeout=None, wait_initial=first, wait_max=longest, wait_jitter=first
@@ -50,7 +49,7 @@ class Retried(Wrapper):
             return False
         if error.after is None:
             return True
-        if error.after > self.patience or self.halt.wait(error.after):  # here, where the wait can be cut short
+        if error.after > PATIENCE or self.halt.wait(error.after):  # here, where the wait can be cut short
             return False
         return 0.0
 

@@ -171,14 +171,14 @@ def components(size: int, images: Tensor) -> Model:
     return lambda z: (mean + z[:, :size] @ mixed).clamp(0, 1).reshape(-1, 1, SIDE, SIDE)
 
 
-def autoencoder(size: int, width: int, images: Tensor, epochs: int = 4) -> Model:
+def autoencoder(size: int, width: int, images: Tensor) -> Model:
     """The decoder of a variational autoencoder (Kingma and Welling, ICLR 2014) on the first `size` values of a code."""
     x = images.flatten(1)
     with seeded(size * width):
         encoder = nn.Sequential(nn.Linear(PIXELS, width), nn.Tanh(), nn.Linear(width, 2 * size))
         decoder = nn.Sequential(nn.Linear(size, width), nn.Tanh(), nn.Linear(width, PIXELS))
         optimiser = Adam([*encoder.parameters(), *decoder.parameters()], 0.002)
-        for _ in range(epochs):
+        for _ in range(4):  # epochs
             for batch in torch.randperm(len(x)).split(64):
                 mean, log = encoder(x[batch]).chunk(2, 1)
                 found = decoder(mean + (log / 2).exp() * torch.randn_like(mean))

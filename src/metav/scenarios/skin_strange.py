@@ -13,15 +13,16 @@ from metav.scenarios.skin_nets import Classifier
 
 SIDE = 28
 PATCH = 7
+WIDTH = 96  # of a token
 
 
 class Patches(nn.Module):
-    """Images (n, 3, 28, 28) as 16 tokens (n, 16, width), with learnt places."""
+    """Images (n, 3, 28, 28) as 16 tokens (n, 16, 96), with learnt places."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.cut = nn.Conv2d(3, width, PATCH, PATCH)
-        self.place = nn.Parameter(0.02 * torch.randn((SIDE // PATCH) ** 2, width))
+        self.cut = nn.Conv2d(3, WIDTH, PATCH, PATCH)
+        self.place = nn.Parameter(0.02 * torch.randn((SIDE // PATCH) ** 2, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens."""
@@ -32,12 +33,12 @@ class Patches(nn.Module):
 class MixerBlock(nn.Module):
     """Two perceptrons, across tokens and across channels (Tolstikhin et al., NeurIPS 2021)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         tokens = (SIDE // PATCH) ** 2
-        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.first, self.second = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.across = nn.Sequential(nn.Linear(tokens, 2 * tokens), nn.GELU(), nn.Linear(2 * tokens, tokens))
-        self.along = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.along = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixed tokens (n, tokens, width)."""
@@ -49,9 +50,9 @@ class MixerBlock(nn.Module):
 class MeanToken(nn.Module):
     """Mean over tokens, then logits."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(CLASSES))
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, len(CLASSES))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, classes)."""
@@ -78,18 +79,18 @@ class GroupBlock(nn.Module):
         return nn.functional.silu(self.body(x) + self.skip(x))
 
 
-def mixer(width: int = 96, depth: int = 4) -> nn.Module:
-    """An MLP-Mixer."""
-    return nn.Sequential(Patches(width), *(MixerBlock(width) for _ in range(depth)), MeanToken(width))
+def mixer() -> nn.Module:
+    """An MLP-Mixer of four blocks."""
+    return nn.Sequential(Patches(), *(MixerBlock() for _ in range(4)), MeanToken())
 
 
-def transformer(width: int = 96, depth: int = 3) -> nn.Module:
+def transformer() -> nn.Module:
     """A small vision transformer (Dosovitskiy et al., ICLR 2021) without a class token."""
     blocks = (
-        nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
-        for _ in range(depth)
+        nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, dropout=0.0, batch_first=True, norm_first=True)
+        for _ in range(3)
     )
-    return nn.Sequential(Patches(width), *blocks, MeanToken(width))
+    return nn.Sequential(Patches(), *blocks, MeanToken())
 
 
 def grouped() -> nn.Module:

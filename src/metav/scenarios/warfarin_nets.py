@@ -47,26 +47,26 @@ class Sine(nn.Module):
 
 
 class Maxout(nn.Module):
-    """Linear layer of which each unit is the largest of `pieces` (Goodfellow et al., ICML 2013)."""
+    """Linear layer of which each unit is the largest of three pieces (Goodfellow et al., ICML 2013)."""
 
-    def __init__(self, inputs: int, units: int, pieces: int = 3) -> None:
+    def __init__(self, inputs: int, units: int) -> None:
         super().__init__()
-        self.linear, self.pieces = nn.Linear(inputs, units * pieces), pieces
+        self.linear = nn.Linear(inputs, 3 * units)
 
     def forward(self, x: Tensor) -> Tensor:
         """Values (n, units)."""
-        found: Tensor = self.linear(x).unflatten(-1, (-1, self.pieces)).amax(-1)
+        found: Tensor = self.linear(x).unflatten(-1, (-1, 3)).amax(-1)
         return found
 
 
 class Residual(nn.Module):
-    """A perceptron with a shortcut around two layers."""
+    """A perceptron of 64 units a layer with a shortcut around two layers."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Linear(FEATURES, width)
-        self.block = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.last = nn.Linear(width, 1)
+        self.first = nn.Linear(FEATURES, 64)
+        self.block = nn.Sequential(nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64))
+        self.last = nn.Linear(64, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Doses (n, 1)."""
@@ -76,13 +76,13 @@ class Residual(nn.Module):
 
 
 class RadialBasis(nn.Module):
-    """Gaussian bumps around learnt centres, mixed linearly (Broomhead and Lowe, 1988)."""
+    """Gaussian bumps around 80 learnt centres, mixed linearly (Broomhead and Lowe, 1988)."""
 
-    def __init__(self, centres: int = 80) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.centres = nn.Parameter(2 * torch.rand(centres, FEATURES) - 1)
+        self.centres = nn.Parameter(2 * torch.rand(80, FEATURES) - 1)
         self.gamma = nn.Parameter(torch.tensor(0.08))
-        self.last = nn.Linear(centres, 1)
+        self.last = nn.Linear(80, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Doses (n, 1)."""
