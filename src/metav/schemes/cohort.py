@@ -11,7 +11,7 @@ is s' A s.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -165,8 +165,7 @@ class Cohort:
             alone, teachers, target = (each[..., picked, :].flatten(-2) for each in left_out)
             found.append((scorer.matches(alone), scorer.matches(teachers), scorer.matches(target)))
         x = x[self._choose(known, real, counts)]
-        labels = self.labels > 0
-        answers = Answers(answers.ensemble, answers.cohort, self.independents, labels=labels)  # in float32 too
+        answers = replace(answers, half=False)  # as suspects are asked
         scorer = self._scorer(answers, answers.known(x), counts[0])
         scorer.calibrate(found)
         return x, scorer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
 from typing import TypeAlias
 
@@ -218,17 +218,24 @@ class Known:
             yield rest, (self.independent[others], thefts[out & is_teacher], thefts[out & ~is_teacher])
 
 
+@dataclass(frozen=True)
 class Answers:
     """The answers of all models that a construction may ask, as columns; in bfloat16 with `half`.
 
-    `output` says what an answer is: that of the spec, or `labels` where no more is to be seen of probabilities.
+    With `labels` no more is to be seen of probabilities; `weight` is that of independent models.
     """
 
-    def __init__(
-        self, ensemble: Ensemble, cohort: CohortModels, weight: float, *, half: bool = False, labels: bool = False
-    ) -> None:
-        self.ensemble, self.cohort, self.weight, self.half = ensemble, cohort, weight, half
-        self.output = "labels" if labels else ensemble.spec.output
+    ensemble: Ensemble
+    cohort: CohortModels
+    weight: float
+    _: KW_ONLY
+    half: bool = False
+    labels: bool = False
+
+    @property
+    def output(self) -> str:
+        """What an answer is: that of the spec, or `labels`."""
+        return "labels" if self.labels else self.ensemble.spec.output
 
     @cached_property
     def floor(self) -> float:

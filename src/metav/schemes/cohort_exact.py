@@ -8,6 +8,8 @@ section 2.2).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ def rank(answers: Answers, x: Tensor, real: Tensor, counts: tuple[int, int], rid
         return [alike(owners(answers, answers.of(kind, x)), floor) for kind in answers.cohort.kinds]
 
     x = x[choose(kinds(x), real, counts, ridge, Conditioned.apart)]
-    answers.half = False  # suspects are not asked in it either
+    answers = replace(answers, half=False)  # as suspects are asked
     found = kinds(x)
     scorer = CohortRank(found[0].s.numel(), len(found), len(found[0].c), answers.output)
     for row, kind in enumerate(found):
