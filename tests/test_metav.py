@@ -130,11 +130,11 @@ def test_box_maps_onto_any_box_and_back(low, high, tiny):
     spec = Spec(input_shape=(6,), output_shape=(2,), low=low, high=high, output="regression")
     there = Ensemble(**{**vars(tiny), "spec": spec})
     w = torch.randn(50, 6)
-    x = box(w, there)
+    x = box(w, there.spec)
     assert x.min() > low
     assert x.max() < high
     assert torch.allclose(
-        box(unbox(x, there), there),
+        box(unbox(x, there.spec), there.spec),
         x.clamp(low + 0.005 * (high - low), high - 0.005 * (high - low)),
         atol=1e-4,
     )

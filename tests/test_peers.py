@@ -238,7 +238,7 @@ def test_liteguard_is_a_literal_loop_for_each_pair_alone(kind):
         optimiser = torch.optim.Adam([query_m, weight, bias], 0.01)
         for negative, positive in draws:
             v = [
-                torch.sigmoid((model(box(query_m[None], ensemble)).flatten() * weight).sum() + bias)
+                torch.sigmoid((model(box(query_m[None], ensemble.spec)).flatten() * weight).sum() + bias)
                 for model in (ensemble.target, ensemble.positives[positive], ensemble.negatives[negative])
             ]
             loss = -0.5 * torch.log(v[0]) - torch.log(v[1]) - 1.5 * torch.log(1 - v[2])
@@ -247,7 +247,7 @@ def test_liteguard_is_a_literal_loop_for_each_pair_alone(kind):
             optimiser.step()
         pairs.append((query_m, weight, bias))
     for m, (query_m, weight, bias) in enumerate(pairs):
-        assert torch.allclose(made.queries[m], box(query_m.detach(), ensemble), atol=1e-4)
+        assert torch.allclose(made.queries[m], box(query_m.detach(), ensemble.spec), atol=1e-4)
         assert torch.allclose(made.scorer.weight[m], weight, atol=1e-4)
         assert torch.allclose(made.scorer.bias[m], bias, atol=1e-4)
 
@@ -256,7 +256,7 @@ def test_the_loss_of_a_pair_has_no_slope_at_another(ensemble):
     w = torch.randn(5, *ensemble.spec.input_shape, requires_grad=True)
     verifiers = LocalVerifiers(5, 4)
     for m in range(5):
-        logits = verifiers(ensemble.target(box(w, ensemble)).flatten(1)[None])
+        logits = verifiers(ensemble.target(box(w, ensemble.spec)).flatten(1)[None])
         slopes = torch.autograd.grad(logits[:, m].sum(), [w, *verifiers.parameters()])
         for slope in slopes:
             assert slope.flatten(1 if slope.dim() > 1 else 0).reshape(5, -1).abs().amax(1).nonzero().tolist() == [[m]]

@@ -5,6 +5,7 @@ LiteGuard, ICLR 2026, section 4.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -58,12 +59,12 @@ class LiteGuard:
         check_form(self.valid, ensemble.spec)
         generator = torch.Generator().manual_seed(seed)
         w = torch.randn(queries, *ensemble.spec.input_shape, generator=generator).requires_grad_(True)
-        check_gradients("liteguard", ensemble.target, box(w.detach()[:1], ensemble, self.valid))
+        check_gradients("liteguard", ensemble.target, box(w.detach()[:1], ensemble.spec, self.valid))
         with seeded(seed):
-            verifiers = LocalVerifiers(queries, torch.Size(ensemble.spec.output_shape).numel())
+            verifiers = LocalVerifiers(queries, math.prod(ensemble.spec.output_shape))
         self._learn(ensemble, w, verifiers, generator)
         return Fingerprint(
-            queries=box(w.detach(), ensemble, self.valid),
+            queries=box(w.detach(), ensemble.spec, self.valid),
             scorer=verifiers.eval().requires_grad_(False),
             spec=ensemble.spec,
             provenance={"scheme": "liteguard", "seed": seed, "options": asdict(self)},
@@ -76,7 +77,7 @@ class LiteGuard:
         weights = torch.tensor([self.negative, self.target, 1.0])[:, None]
         for _ in range(self.iterations):
             (negative,), (positive,) = (sample(side, 1, generator) for side in (ensemble.negatives, ensemble.positives))
-            x = box(w, ensemble, self.valid)
+            x = box(w, ensemble.spec, self.valid)
             answers = torch.stack([model(x).flatten(1) for model in (negative, ensemble.target, positive)])
             losses = binary_cross_entropy_with_logits(verifiers(answers), truth, reduction="none")
             optimiser.step(torch.autograd.grad((weights * losses).sum(), optimiser.parameters))

@@ -21,7 +21,7 @@ from metav.frozen import halved
 from metav.optim import Adam
 from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_gradients, check_queries
 from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
-from metav.spec import Model
+from metav.spec import Model, Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +102,13 @@ class MetaV:
         generator = torch.Generator().manual_seed(seed)
         with seeded(seed):
             w, verifier = self._start(ensemble, queries, generator)
-        check_gradients("metav", ensemble.target, box(w.detach()[:1], ensemble, self.valid))
+        check_gradients("metav", ensemble.target, box(w.detach()[:1], ensemble.spec, self.valid))
         losses: list[Tensor] = []
         for iteration, likelihood in enumerate(self._learn(ensemble, w, verifier, generator), 1):
             losses.append(-likelihood)
             if iteration in at:
                 fingerprint = Fingerprint(
-                    queries=box(w.detach().clone(), ensemble, self.valid),
+                    queries=box(w.detach().clone(), ensemble.spec, self.valid),
                     scorer=deepcopy(verifier).eval().requires_grad_(False),
                     spec=ensemble.spec,
                     threshold=0.5,
@@ -127,7 +127,7 @@ class MetaV:
         for _ in range(self.iterations):
             negatives = sample(ensemble.negatives, k, generator)
             positives = sample(ensemble.positives, k, generator)
-            x = box(w, ensemble, self.valid)
+            x = box(w, ensemble.spec, self.valid)
             answers = torch.stack([model(x).flatten() for model in (*negatives, ensemble.target, *positives)])
             log_p = verifier(answers)
             # equation 1, to be maximised: log p+(M+) + log p+(F) + log p-(M-)
@@ -142,12 +142,12 @@ class MetaV:
         w = torch.randn(queries, *ensemble.spec.input_shape, generator=generator)
         if self.start == "data":
             rows = torch.randint(len(ensemble.data), (queries,), generator=generator)
-            w = unbox(ensemble.data[rows], ensemble, self.valid)
-        size = queries * int(torch.tensor(ensemble.spec.output_shape).prod())
+            w = unbox(ensemble.data[rows], ensemble.spec, self.valid)
+        size = queries * math.prod(ensemble.spec.output_shape)
         robust = self.standardise == "robust"
         verifier = MetaVerifier(size, self.depth, self.width, self.clip if robust else 0.0)
         if robust:
-            x = box(w, ensemble, self.valid)
+            x = box(w, ensemble.spec, self.valid)
             models = (*ensemble.negatives, ensemble.target, *ensemble.positives)
             answers = torch.stack([model(x).flatten() for model in models])
             low, centre, high = answers.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0)
@@ -158,24 +158,24 @@ class MetaV:
         return w.requires_grad_(True), verifier
 
 
-def box(w: Tensor, ensemble: Ensemble, valid: int = 0) -> Tensor:
+def box(w: Tensor, spec: Spec, valid: int = 0) -> Tensor:
     """Section 4.3: x = tanh(w), mapped affinely from [-1, 1] to the box of the inputs; `valid` for the nearest rows."""
-    low, high = ensemble.spec.bounds()
+    low, high = spec.bounds()
     x = (high - low) / 2 * w.tanh() + (high + low) / 2
     if not valid:
         return x
-    row = ensemble.spec.nearest(x.detach())
+    row = spec.nearest(x.detach())
     return row + (x - x.detach())  # exactly the row, with the gradient of x
 
 
-def unbox(x: Tensor, ensemble: Ensemble, valid: int = 0) -> Tensor:
+def unbox(x: Tensor, spec: Spec, valid: int = 0) -> Tensor:
     """Inverse of `box`; inputs on the border are moved a little inside, where tanh still has a slope.
 
     With `valid` values that are one of two are moved nearly to the middle, so that they can become the other.
     """
-    low, high = ensemble.spec.bounds()
+    low, high = spec.bounds()
     inner = (2 * x - high - low) / (high - low)
-    reach = torch.where(ensemble.spec.choices(), 0.3, 0.99) if valid else torch.tensor(0.99)
+    reach = torch.where(spec.choices(), 0.3, 0.99) if valid else torch.tensor(0.99)
     return inner.clamp(-reach, reach).atanh()
 
 
