@@ -22,7 +22,7 @@ from werkzeug import Request, Response
 
 import tiny
 from metav.access import Access
-from metav.endpoints import Local, connect, fingerprint_of, named
+from metav.endpoints import Local, connect, content_of, named
 from metav.endpoints.http import Server, secrets
 from metav.endpoints.inference_v2 import InferenceV2
 from metav.endpoints.json_api import JsonApi
@@ -316,11 +316,11 @@ def test_what_a_file_is_asked_for_is_known_by_its_weights_too(tmp_path, name):
     first, second = torch.rand(2, 6, 3, generator=torch.Generator().manual_seed(0))
     saved = {"save_as_external_data": True, "location": name, "size_threshold": 0}
     file = graph(tmp_path / "m.onnx", "MatMul", None, weight=first, **saved)
-    content, known = (tmp_path / "m.onnx").read_bytes(), fingerprint_of(file, Access())
-    assert fingerprint_of(file, Access()) == known
+    content, known = (tmp_path / "m.onnx").read_bytes(), content_of(file, Access())
+    assert content_of(file, Access()) == known
     (tmp_path / name).write_bytes(second.numpy().tobytes())
     assert (tmp_path / "m.onnx").read_bytes() == content
-    assert fingerprint_of(file, Access()) != known
+    assert content_of(file, Access()) != known
     (tmp_path / name).unlink()
     with pytest.raises(EndpointError, match=rf"in {tmp_path / name}, got no such file: put it there"):
         connect(file, tiny.TABLES)

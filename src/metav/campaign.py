@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from metav.access import Access
-from metav.endpoints import check, connect, fingerprint_of, named, shaping
+from metav.endpoints import check, connect, content_of, named, shaping
 from metav.endpoints.ledger import Ledger
 from metav.endpoints.wrappers import Traffic
 from metav.errors import EndpointError, MetavError, SettingsError, StorageError, SuspectError, UsageError, brief
@@ -87,14 +87,14 @@ def judge(
     ledger
         The file of its answers.
     content
-        Its `fingerprint_of`, where that is known already.
+        Its `content_of`, where that is known already.
     traffic
         As for `connect`.
     """
     with ExitStack() as stack:
 
         def book() -> Ledger:
-            facts = (named(suspect), content or fingerprint_of(suspect, access)) if suspect else ("", "")
+            facts = (named(suspect), content or content_of(suspect, access)) if suspect else ("", "")
             opened = Ledger(ledger or Path(), fingerprint.digest, *facts, said=replace(access, classes=()).remarks())
             if not suspect:
                 said.extend(opened.header.get("said", ()))
@@ -145,7 +145,7 @@ def judge_all(
         def one(suspect: str) -> Outcome:
             name, content = named(suspect), ""
             try:
-                content = fingerprint_of(suspect, access)
+                content = content_of(suspect, access)
                 if name in done and done[name]["content"] == content:
                     return Outcome(suspect=name, earlier=done[name])
                 book = hashlib.sha256(f"{fingerprint.digest}{suspect}{content}".encode()).hexdigest()[:16]

@@ -92,7 +92,7 @@ def named(suspect: str) -> str:
     return bare if bare == suspect else f"{bare}#{hashlib.sha256(suspect.encode()).hexdigest()[:8]}"
 
 
-def fingerprint_of(suspect: str, access: Access) -> str:
+def content_of(suspect: str, access: Access) -> str:
     """SHA-256 (hex) of all that shapes requests and answers: address or content of a file, and how it is asked."""
     path = Path(suspect)
     local = not online(suspect) and path.is_file()
