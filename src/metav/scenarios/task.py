@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -19,10 +18,11 @@ from metav.adversarial import PENALTY, RECIPE, Gan
 from metav.engine import seeded
 from metav.errors import UsageError
 from metav.scenarios import task_cohort
-from metav.scenarios.base import BUILT_IN, CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
+from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
 from metav.scenarios.quality import accuracy, error, likeness
-from metav.scenarios.task_checks import check_answers, check_apart, check_kind, check_logits, check_new, check_part
+from metav.scenarios.task_checks import check_answers, check_logits, check_new, check_settings
 from metav.scenarios.task_models import (
+    SAME,
     Classifier,
     Copying,
     answers_with_logits,
@@ -33,18 +33,16 @@ from metav.scenarios.task_models import (
     with_weights,
 )
 from metav.scenarios.task_source import source
-from metav.scorers.cohort import LEAST_TEACHERS
 from metav.spec import Model, Spec
 from metav.stacks import stackable
 from metav.storage import canonical_json, digest
 from metav.suspects import Draft
-from metav.suspects.base import Resettable, all_names, computed_weights, matrices
+from metav.suspects.base import Resettable, all_names, matrices
 from metav.suspects.finetuning import last_layers
 from metav.training import CLASSIFICATION, Objective, Part, anneal, squared_error
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
-SAME = "same"  # the target's architecture, from scratch
 WP_RATIOS, FP_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.125, 0.25, 0.375, 0.5)
 GLANCE = 64  # examples that show how a classifier answers
 METHOD = {
@@ -138,58 +136,7 @@ class Task:
     merit: Merit | None = None
 
     def __post_init__(self) -> None:
-        kinds = {"target": nn.Module, "spec": Spec, **dict.fromkeys(("own", "public", "test"), Part)}
-        kinds |= dict.fromkeys(("architectures", "negatives"), Mapping)
-        kinds |= dict.fromkeys(("epochs", "tuning", "batch", "students", "independents", "teachers"), int)
-        for setting, kind in kinds.items():
-            check_kind(setting, getattr(self, setting), kind)
-        for setting in ("fit", "quality"):
-            if not (getattr(self, setting) is None or callable(getattr(self, setting))):
-                raise UsageError(f"expected a function for {setting} of the task, got {getattr(self, setting)!r}.")
-        for setting in ("lr", "tuning_lr"):
-            if not 0 < (rate := getattr(self, setting)) < math.inf:
-                raise UsageError(f"expected a finite {setting} above 0, got {rate}: change the number.")
-        if self.name in BUILT_IN:
-            raise UsageError(f"expected another name than metav's own {self.name!r}, got it: rename the task.")
-        for name in (self.name, *self.architectures, *self.negatives):
-            if re.fullmatch(r"[A-Za-z][\w-]*", name) is None or name in ("target", "ready", SAME):
-                raise UsageError(
-                    f"expected a word for the name of a task, an architecture or a model, got {name!r}: begin with a "
-                    f"letter, and leave target, ready and {SAME} to metav."
-                )
-        if both := sorted(self.architectures.keys() & self.negatives.keys()):
-            raise UsageError(
-                f"expected other names for negatives than for architectures, got {both[0]!r} for both: rename one."
-            )
-        for name, part in (("own", self.own), ("public", self.public), ("test", self.test)):
-            check_part(name, part, self.spec)
-        check_apart({"own": self.own, "public": self.public, "test": self.test})
-        for count, least in (("epochs", 1), ("tuning", 1), ("batch", 1), ("students", 0), ("independents", 0)):
-            if (given := getattr(self, count)) < least:
-                raise UsageError(f"expected {count} of at least {least}, got {given}: change the number.")
-        if (self.quality is None) != (self.merit is None):
-            raise UsageError("expected quality and merit, or neither, got one of them: merit is one of its figures.")
-        if self.teachers != 0 and self.teachers < LEAST_TEACHERS:
-            raise UsageError(
-                f"expected 0 or at least {LEAST_TEACHERS} teachers, got {self.teachers}: change the number."
-            )
-        if (layer := computed_weights(self.target)) is not None:
-            raise UsageError(
-                f"expected a target whose layers own their weights, got one whose layer {layer!r} computes them "
-                "(weight_norm, spectral_norm), so that it cannot be pruned: bake them in, with "
-                "torch.nn.utils.parametrize.remove_parametrizations for example."
-            )
-        lasting = lasting_weights(self.target)
-        if self.teachers and lasting:
-            raise UsageError(
-                f"expected a target whose layers all have reset_parameters for teachers, got {lasting} without: add "
-                "it, or leave teachers out."
-            )
-        if not self.negatives and not (self.independents and (self.architectures or not lasting)):
-            raise UsageError(
-                "expected models that are independent of the target, got none: give independents of at least 1 and "
-                "architectures (the target's own needs reset_parameters of all its layers), or negatives."
-            )
+        check_settings(self)
         with seeded(0):
             check_answers("the target", lambda: self._wrapped(self.target), self.test.x[:2], self.spec)
             if self.spec.output == "probabilities":

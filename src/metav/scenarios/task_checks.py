@@ -2,18 +2,81 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from metav.errors import UsageError, brief
-from metav.scenarios.task_models import answered, answers_with_logits
+from metav.scenarios.base import BUILT_IN
+from metav.scenarios.task_models import SAME, answered, answers_with_logits, lasting_weights
+from metav.scorers.cohort import LEAST_TEACHERS
 from metav.spec import Spec
+from metav.suspects.base import computed_weights
 from metav.training import Part
 
+if TYPE_CHECKING:
+    from metav.scenarios.task import Task
+
 SLACK = 1e-3  # of images beyond [0, 1]
+
+
+def check_settings(task: Task) -> None:
+    """Refuse what a task cannot be made of, as far as that is seen before its models answer."""
+    kinds = {"target": nn.Module, "spec": Spec, **dict.fromkeys(("own", "public", "test"), Part)}
+    kinds |= dict.fromkeys(("architectures", "negatives"), Mapping)
+    kinds |= dict.fromkeys(("epochs", "tuning", "batch", "students", "independents", "teachers"), int)
+    for setting, kind in kinds.items():
+        check_kind(setting, getattr(task, setting), kind)
+    for setting in ("fit", "quality"):
+        if not (getattr(task, setting) is None or callable(getattr(task, setting))):
+            raise UsageError(f"expected a function for {setting} of the task, got {getattr(task, setting)!r}.")
+    for setting in ("lr", "tuning_lr"):
+        if not 0 < (rate := getattr(task, setting)) < math.inf:
+            raise UsageError(f"expected a finite {setting} above 0, got {rate}: change the number.")
+    if task.name in BUILT_IN:
+        raise UsageError(f"expected another name than metav's own {task.name!r}, got it: rename the task.")
+    for name in (task.name, *task.architectures, *task.negatives):
+        if re.fullmatch(r"[A-Za-z][\w-]*", name) is None or name in ("target", "ready", SAME):
+            raise UsageError(
+                f"expected a word for the name of a task, an architecture or a model, got {name!r}: begin with a "
+                f"letter, and leave target, ready and {SAME} to metav."
+            )
+    if both := sorted(task.architectures.keys() & task.negatives.keys()):
+        raise UsageError(
+            f"expected other names for negatives than for architectures, got {both[0]!r} for both: rename one."
+        )
+    for name, part in (("own", task.own), ("public", task.public), ("test", task.test)):
+        check_part(name, part, task.spec)
+    check_apart({"own": task.own, "public": task.public, "test": task.test})
+    for count, least in (("epochs", 1), ("tuning", 1), ("batch", 1), ("students", 0), ("independents", 0)):
+        if (given := getattr(task, count)) < least:
+            raise UsageError(f"expected {count} of at least {least}, got {given}: change the number.")
+    if (task.quality is None) != (task.merit is None):
+        raise UsageError("expected quality and merit, or neither, got one of them: merit is one of its figures.")
+    if task.teachers != 0 and task.teachers < LEAST_TEACHERS:
+        raise UsageError(f"expected 0 or at least {LEAST_TEACHERS} teachers, got {task.teachers}: change the number.")
+    if (layer := computed_weights(task.target)) is not None:
+        raise UsageError(
+            f"expected a target whose layers own their weights, got one whose layer {layer!r} computes them "
+            "(weight_norm, spectral_norm), so that it cannot be pruned: bake them in, with "
+            "torch.nn.utils.parametrize.remove_parametrizations for example."
+        )
+    lasting = lasting_weights(task.target)
+    if task.teachers and lasting:
+        raise UsageError(
+            f"expected a target whose layers all have reset_parameters for teachers, got {lasting} without: add "
+            "it, or leave teachers out."
+        )
+    if not task.negatives and not (task.independents and (task.architectures or not lasting)):
+        raise UsageError(
+            "expected models that are independent of the target, got none: give independents of at least 1 and "
+            "architectures (the target's own needs reset_parameters of all its layers), or negatives."
+        )
 
 
 def check_kind(name: str, value: object, kind: type) -> None:

@@ -15,6 +15,7 @@ from metav.errors import UsageError, brief, missing_extra
 from metav.spec import Spec
 from metav.suspects.base import Resettable
 
+SAME = "same"  # the architecture of a task's target, from scratch
 CHANNELS = 32
 OPSET = 18  # of ONNX: the last that onnx2torch knows whole
 LEAST = 8  # pixels a side that the discriminator needs
