@@ -121,7 +121,7 @@ def test_a_name_for_all_that_a_result_depends_on(smoke_zoo, monkeypatch):
         replace(CELL, protocol="unseen-obfuscation", left_out="WP"),
         replace(CELL, protocol="unseen-obfuscation", left_out="FT"),
     ]
-    names = {cells.path(smoke_zoo, cell) for cell in [CELL, *others]}
+    names = {each.result for each in cells.paths(smoke_zoo, [CELL, *others]).values()}
     assert len(names) == 9
     suspects = smoke_zoo.scenario.suspects
     flipped = (*suspects[:-1], replace(suspects[-1], positive=not suspects[-1].positive))
@@ -132,13 +132,13 @@ def test_a_name_for_all_that_a_result_depends_on(smoke_zoo, monkeypatch):
         {"suspects": flipped},
     ):
         zoo = Zoo(replace(smoke_zoo.scenario, **change), smoke_zoo.folder)
-        assert cells.path(zoo, CELL) not in names
+        assert cells.paths(zoo, [CELL])[CELL].result not in names
     record = smoke_zoo.record
     changed = smoke_zoo.lineages()[-1]
     monkeypatch.setattr(
         smoke_zoo, "record", lambda text: replace(record(text), digest="0" * 64) if text == changed else record(text)
     )
-    assert cells.path(smoke_zoo, CELL) not in names
+    assert cells.paths(smoke_zoo, [CELL])[CELL].result not in names
 
 
 def broken(*, at):

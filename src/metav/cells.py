@@ -131,14 +131,12 @@ def paths(zoo: Zoo, wanted: Sequence[Cell]) -> dict[Cell, Kept]:
     return found
 
 
-def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str] | None = None) -> Path:
+def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str]) -> Path:
     """Where the result of a cell is kept: a name made of all that it depends on.
 
     That is the cell, the models it constructs from and tests, what each is for and in which order, the code of metav
-    and of the scheme, and the libraries that compute. `digest` gives that of a lineage's weights, by default from the
-    zoo's records.
+    and of the scheme, and the libraries that compute. `digest` gives that of a lineage's weights.
     """
-    digest = digest or (lambda lineage: zoo.record(lineage).digest)
     scenario = zoo.scenario
     scheme = schemes.get(cell.scheme)
     used = zoo.lineages(cohort=scheme.needs.cohort, open_world=cell.protocol == "open-world")

@@ -48,7 +48,7 @@ def kept(result: Path) -> Path:
 def _kept(zoo: Zoo, cell: Cell) -> list[dict[str, Any]] | Failure:
     try:
         zoo.check_process()
-        file = kept(cells.path(zoo, cell))
+        file = kept(cells.paths(zoo, [cell])[cell].result)
         if found := _read(file):
             return found
         found = curve(zoo, cell)
