@@ -18,7 +18,7 @@ STEADY = 1e-3  # by how much of their range answers to the same query may differ
 ROUNDING, TINY = 1e-5, 1e-12  # and by how much of the largest of them, and at all: graphics cards and batches round
 FLAT = 0.01  # of the spread of the target's answers: less is nearly none
 ALIKE, FACTOR = 0.9, 2.0  # correlation, and least factor, of a derived model's answers in another unit
-ASTRAY = 0.3  # a correlation with the target's answers that is less than nearly all thefts have
+ASTRAY = 0.2  # a correlation with the target's answers that is less than nearly all thefts have
 ROUNDS = 5  # how often a suspect is asked in all whose answers change
 
 
