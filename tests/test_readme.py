@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
@@ -17,6 +18,8 @@ from metav import paper, schemes
 from metav.errors import UsageError
 from metav.paper import page
 from metav.results import METRICS, cell
+from metav.zoo import Zoo
+from test_task import task
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +46,15 @@ def test_the_example_scheme_conforms_and_takes_options_once_it_is_listed(tmp_pat
     assert schemes.get("real(first=0.5)") == kind(first=0.5)
     with pytest.raises(UsageError, match=r"^expected models with class labels for real, got "):
         schemes.require("real", tiny.REGRESSION)
+
+
+def test_the_example_of_a_training_of_one_s_own_trains(tmp_path):
+    _, example = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own-model.md").read_text(), re.DOTALL)[:2]
+    names: dict[str, object] = {}
+    exec(compile(example, "own-model.md", "exec"), names)
+    zoo = Zoo(replace(task().scenario("smoke"), fit=names["fit"]), tmp_path)
+    zoo.build(jobs=1)
+    assert zoo.verify() == []
 
 
 def rows_of(folder):

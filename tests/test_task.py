@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 from torch.nn.utils import parametrizations
 
-from metav import Fingerprint, Part, Spec, Task, benchmark, protocols, scenarios, verify
+from metav import Fingerprint, Part, Spec, Task, benchmark, flaws, protocols, scenarios, verify
 from metav.cli import main
 from metav.errors import MetavError, StorageError, UsageError
 from metav.scenarios.base import Merit
@@ -445,14 +445,20 @@ def test_a_fingerprint_that_accuses_what_it_was_made_from_is_said_to_be_flawed(t
     parts = {name: part(200, seed, doses=True) for seed, name in enumerate(("own", "public", "test"))}
     parts = {name: Part(x=each.x, y=size * each.y) for name, each in parts.items()}
     torch.manual_seed(0)
+    target = Scaled(size)
+    optimiser = torch.optim.Adam(target.parameters(), lr=0.01)
+    for _ in range(200):
+        optimiser.zero_grad()
+        ((target(parts["own"].x) - parts["own"].y) / size).square().mean().backward()
+        optimiser.step()
     mine = task(
-        target=Scaled(size), spec=replace(SPEC, output="regression"), **parts,
+        target=target, spec=replace(SPEC, output="regression"), **parts,
         architectures={"own": partial(Scaled, size)}, epochs=20, independents=4, students=1,
     )  # fmt: skip
     zoo = Zoo(mine.scenario(), tmp_path)
     zoo.build(jobs=1)
     made = benchmark.construct(zoo, "metav(iterations=200)", zoo.scenario.suspects, queries=20, seed=0)
-    said = benchmark.flaw(zoo, made)
+    said = flaws.flaw(zoo, made)
     assert bool(said) == flawed, said
 
 

@@ -209,34 +209,6 @@ def matching_rate(fingerprint: Fingerprint, answers: Tensor) -> float:
     return judged(fingerprint, answers) or 0.0
 
 
-def flaw(zoo: Zoo, fingerprint: Fingerprint) -> str:
-    """Why a fingerprint of the whole zoo is of no use, in one sentence with the next step; empty if nothing is seen.
-
-    It is judged by the target and the independent models that it was made from: what fails on these fails on others.
-    """
-    if (
-        fingerprint.reference is not None
-        and (rate := fingerprint.score(fingerprint.reference)) <= fingerprint.threshold
-    ):
-        return (
-            f"expected a fingerprint that recognises its own target, got a rate of {rate:.4f} with a threshold "
-            f"of {fingerprint.threshold:.4f}: use more --queries, more models, or a larger level where the scheme has "
-            "one."
-        )
-    if zoo.scenario.profile == "smoke":  # its models have learnt nothing yet
-        return ""
-    known = [suspect.lineage for suspect in zoo.scenario.suspects if not suspect.positive]
-    rates = (matching_rate(fingerprint, query(zoo.load(lineage), fingerprint.queries)) for lineage in known)
-    accused = sum(rate > fingerprint.threshold for rate in rates)
-    if accused > len(known) / 2:
-        return (
-            f"expected a fingerprint that tells the {len(known)} independent models that it was made from from the "
-            f"target, got one that accuses {accused}: train them as the target was (epochs, lr, fit), scale answers to "
-            "about 1, or use standardise=robust where the scheme has it."
-        )
-    return ""
-
-
 def _constructed(
     zoo: Zoo, cell: Cell, construction: Sequence[Suspect], left_out: Callable[[str], bool], kept: Path | None
 ) -> tuple[Fingerprint, float]:

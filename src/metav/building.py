@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 import torch
 from filelock import FileLock
-from torch import nn
+from torch import Tensor, nn
 
 from metav import engine
 from metav.checkpoint import Checkpoint
 from metav.errors import MetavError, described
 from metav.suspects import Draft, Lineage
+from metav.suspects.base import answering
 from metav.zoo_files import ZooFiles
 
 RESERVED = (  # names of other figures of a suspect, in results and listings
@@ -59,7 +60,12 @@ def _train(zoo: ZooFiles, group: Sequence[str]) -> None:
             draft.to(device)
             if draft.prepare is not None and draft.training is not None:
                 draft.prepare(parts[draft.training.data].x)
-        zoo.scenario.fit(drafts, parts)
+        learning = [draft for draft in drafts if draft.training is not None]  # the others are as they should be
+        fixed = [_fixed(draft) for draft in learning]
+        if learning:
+            zoo.scenario.fit(learning, parts)
+        for draft, weights in zip(learning, fixed, strict=True):
+            _check_fixed(draft, weights, group[drafts.index(draft)])
         for draft in drafts:
             draft.to(torch.device("cpu"))
             draft.model.eval().requires_grad_(False)  # a task's own fit may not
@@ -79,6 +85,23 @@ def _train(zoo: ZooFiles, group: Sequence[str]) -> None:
             _checkpoint(zoo, text, together).clear()
 
 
+def _fixed(draft: Draft) -> dict[str, Tensor]:
+    """Copies of the parameters of the part that answers that are not to be trained."""
+    prefix, part = answering(draft.model)
+    named = part.named_parameters(prefix=prefix)
+    return {name: value.detach().clone() for name, value in named if name not in draft.trainable}
+
+
+def _check_fixed(draft: Draft, before: Mapping[str, Tensor], lineage: str) -> None:
+    """Refuse a training that has changed what it was not to: the suspect would not be what its name says."""
+    for name, value in before.items():
+        if not torch.equal(draft.model.get_parameter(name), value):
+            raise MetavError(
+                f"expected {name} of {lineage} as it was, got other weights: let fit train what draft.trainable names, "
+                "and nothing else."
+            )
+
+
 def _draft(zoo: ZooFiles, lineage: Lineage, together: str) -> Draft:
     parent = None if lineage.parent is None else zoo.load(lineage.parent)
     draft = lineage.step.draft(parent, zoo.scenario.fresh)
@@ -95,6 +118,11 @@ def _checkpoint(zoo: ZooFiles, lineage: str, together: str) -> Checkpoint:
 
 def _save(zoo: ZooFiles, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:
     scenario = zoo.scenario
+    if broken := next((name for name, value in model.state_dict().items() if not torch.isfinite(value).all()), None):
+        raise MetavError(
+            f"expected finite weights of {text}, got NaN or infinity in {broken}: its training did not converge; lower "
+            "the learning rate, or correct fit."
+        )
     quality = {k: float(v) for k, v in scenario.quality(model, target, scenario.parts["test"]).items()}
     if scenario.merit.name not in quality:
         raise MetavError(

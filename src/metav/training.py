@@ -115,6 +115,12 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean(-1)
 
 
+def scaled_error(spread: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Squared error of each example of a regression whose values have units of their own, each by its `spread`."""
+    scale = spread.to(outputs.device)
+    return squared_error(outputs / scale, targets / scale)
+
+
 def huber_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Squared error up to 5, linear beyond, of each example of a regression; mean over its outputs."""
     return huber_loss(outputs, targets, reduction="none", delta=5.0).mean(-1)

@@ -67,12 +67,18 @@ class JsonApi(Endpoint):
     def _ask(self, mark: str, values: Tensor) -> Tensor:
         found = self.server.post(_filled(self.request, mark, values.tolist()))
         try:
-            numbers = self._numbers(self.answer.search(found))
-            return torch.from_numpy(np.array(numbers, dtype=np.float64))  # null is NaN
+            answers = torch.from_numpy(np.array(self._numbers(self.answer.search(found)), dtype=np.float64))
         except (JMESPathError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise self.server.misunderstood(
                 f"numbers at {self.answer.expression!r}", found, "set --answer to where they are"
             ) from error
+        if answers.numel() and (answers.isnan() if mark == QUERY else answers.isnan().all(0)).any():  # null is NaN
+            raise self.server.misunderstood(
+                f"numbers at {self.answer.expression!r}",
+                found,
+                "set --answer to names that are there",
+            )
+        return answers
 
     def _numbers(self, found: Any) -> Any:
         """Numbers as they are; of a table's rows, as some servers of pandas give them, the values in their order.

@@ -75,8 +75,8 @@ def _task(path: str) -> Task:
                     f"expected package.module:task, got {path!r}: write {file.stem}:{name}{start}."
                 ) from error
             raise UsageError(
-                f"expected package.module:task, got {path!r} ({error}): check both names, and start it in the "
-                "module's folder."
+                f"expected package.module:task, got {path!r} ({error}): check both names, start it in the module's "
+                "folder, and let a function that makes the task take no arguments."
             ) from error
         raise UsageError(f"expected a metav.Task at {path!r}, got {what}: correct it.") from error
     if not isinstance(made, Task):

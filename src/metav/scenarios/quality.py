@@ -27,10 +27,16 @@ def accuracy(model: Model, target: Model, test: Part) -> dict[str, float]:
 
 
 def error(model: Model, target: Model, test: Part) -> dict[str, float]:
-    """Mean absolute error, and the share of values within a tenth of the spread of the target's from them."""
+    """Mean absolute error, and the share of values within a tenth of the spread of the target's from them.
+
+    Where an answer has several values, the error of each is by its spread, as each has a unit of its own.
+    """
     found, reference = answers(model, test.x), answers(target, test.x)
     near = (found - reference).abs() <= 0.1 * reference.std(0)
-    return {"mae": (found - test.y).abs().mean().item(), "agreement": near.float().mean().item()}
+    apart, spread = (found - test.y).abs(), test.y.std(0)
+    if spread.numel() > 1:
+        apart = apart / torch.where(spread > 0, spread, 1.0)
+    return {"mae": apart.mean().item(), "agreement": near.float().mean().item()}
 
 
 def likeness(model: Model, target: Model, test: Part) -> dict[str, float]:

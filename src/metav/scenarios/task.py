@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -20,7 +21,7 @@ from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
 from metav.scenarios.quality import accuracy, error, likeness
-from metav.scenarios.task_checks import check_answers, check_logits, check_new, check_settings
+from metav.scenarios.task_checks import check_answers, check_learns, check_logits, check_new, check_settings
 from metav.scenarios.task_models import (
     SAME,
     Classifier,
@@ -39,7 +40,7 @@ from metav.storage import canonical_json, digest
 from metav.suspects import Draft
 from metav.suspects.base import Resettable, all_names, matrices
 from metav.suspects.finetuning import last_layers
-from metav.training import CLASSIFICATION, Objective, Part, anneal, squared_error
+from metav.training import CLASSIFICATION, Objective, Part, anneal, scaled_error, squared_error
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
@@ -50,10 +51,7 @@ METHOD = {
     "regression": "Adam, slanted learning rate, squared error",
     "images": f"GAN, Adam, logistic losses, R1 {PENALTY}, {RECIPE}, frozen layers stay as they are",
 }
-OBJECTIVE = {
-    "probabilities": CLASSIFICATION,
-    "regression": Objective(loss=squared_error, imitation=partial(anneal, squared_error), slanted=True),
-}
+OWN_UNITS = " of each value by its spread"
 QUALITY = {"probabilities": accuracy, "regression": error, "images": likeness}
 MERIT = {
     "probabilities": Merit(name="accuracy", more=True),
@@ -139,6 +137,7 @@ class Task:
         check_settings(self)
         with seeded(0):
             check_answers("the target", lambda: self._wrapped(self.target), self.test.x[:2], self.spec)
+            check_learns("the target", self.target, self.test.x[:2])
             if self.spec.output == "probabilities":
                 check_logits("the target", self.target, self.test.x[:GLANCE], gives_logits=self.logits)
             for name, make in self.architectures.items():
@@ -149,6 +148,7 @@ class Task:
                     )
                 check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:2], self.spec)
                 made = check_new(name, make, self.target)
+                check_learns(f"the architecture {name}", made, self.test.x[:2])
                 if self.spec.output == "probabilities":
                     check_logits(f"the architecture {name}", made, self.test.x[:GLANCE], gives_logits=self.logits)
         if twins := [sorted(names - {SAME}) for names in self._drawn.values() if len(names - {SAME}) > 1]:
@@ -170,9 +170,10 @@ class Task:
         if kind == "images":
             usual = partial(adversarial.fit, codes=adversarial.given)
         else:
-            usual = partial(training.fit, objective=OBJECTIVE[kind])
+            usual = partial(training.fit, objective=self._objective())
         anew = {} if lasting else {SAME: self._anew}
-        alone = f"; no new models of the target's architecture, as {lasting} has no reset_parameters" if lasting else ""
+        listed = any(_shape(self.target) == _shape(each) for each in made.values())
+        alone = "; no new models of the target's architecture, as {} has no reset_parameters: list it"
         return Scenario(
             name=self.name,
             profile=profile,
@@ -188,11 +189,30 @@ class Task:
             fit=self.fit or usual,
             quality=self.quality or QUALITY[kind],
             merit=self.merit or MERIT[kind],
-            method=f"{METHOD[kind] if self.fit is None else 'the task its own'}; made of {self._made_of(made, models)}",
-            data=f"the task {self.name}{alone}",
+            method=f"{self._method()}; made of {self._made_of(made, models)}",
+            data=f"the task {self.name}{alone.format(lasting) if lasting and not listed else ''}",
             group=16 if side_by_side else 1,  # others are written one by one, so that a kill loses no more
             cohort=self._cohort(smoke) if self.teachers else None,
         )
+
+    def _objective(self) -> Objective:
+        """Cross-entropy, or squared error; of several values by the spread of each, as each has a unit of its own."""
+        if self.spec.output == "probabilities":
+            return CLASSIFICATION
+        spread = self.own.y.std(0)
+        loss = partial(scaled_error, torch.where(spread > 0, spread, 1.0)) if self._several else squared_error
+        return Objective(loss=loss, imitation=partial(anneal, loss), slanted=True)
+
+    @property
+    def _several(self) -> bool:
+        """Whether an answer of a regression has several values."""
+        return self.spec.output == "regression" and math.prod(self.spec.output_shape) > 1
+
+    def _method(self) -> str:
+        """How models are trained, in words; a function of the task's own is among what they are made of."""
+        if self.fit is not None:
+            return "the task its own"
+        return METHOD[self.spec.output] + (OWN_UNITS if self._several else "")
 
     def _made_of(self, made: Mapping[str, nn.Module], given: Mapping[str, nn.Module]) -> str:
         """Names models, training and answers: other ones give other suspects, and so another zoo."""
@@ -278,6 +298,8 @@ class Task:
         """A negative as it is used; whether it answers with logits is seen from its answers."""
         model = ready(negative)
         check_answers(f"the negative {name}", lambda: model, self.test.x[:2], self.spec)
+        if digest(model.state_dict(), {}) == digest(self.target.state_dict(), {}):
+            raise UsageError(f"expected a negative that is independent of the target, got it as {name}: leave it out.")
         if self.spec.output == "probabilities":
             logits = answers_with_logits(model, self.test.x[:GLANCE])
             return Classifier(Copying(model) if changes_inputs(model, self.test.x[:2]) else model, gives_logits=logits)
@@ -295,3 +317,8 @@ class Task:
                 if isinstance(module, Resettable):
                     module.reset_parameters()
         return model
+
+
+def _shape(model: nn.Module) -> tuple[str, list[tuple[str, torch.Size]]]:
+    """What models of one architecture have in common: kinds of layers, names and shapes of what they hold."""
+    return str(model), [(name, value.shape) for name, value in model.state_dict().items()]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from metav.errors import UsageError, brief
 from metav.scenarios.base import BUILT_IN
@@ -66,6 +69,8 @@ def check_settings(task: Task) -> None:
             "(weight_norm, spectral_norm), so that it cannot be pruned: bake them in, with "
             "torch.nn.utils.parametrize.remove_parametrizations for example."
         )
+    if task.batch == 1 and any(isinstance(each, _BatchNorm) for each in task.target.modules()):
+        raise UsageError("expected batches of at least 2 for a target with batch norm, got 1: give a larger batch.")
     lasting = lasting_weights(task.target)
     if task.teachers and lasting:
         raise UsageError(
@@ -90,12 +95,22 @@ def check_kind(name: str, value: object, kind: type) -> None:
 
 
 def check_apart(parts: Mapping[str, Part]) -> None:
-    """Refuse the same examples in two parts: what is measured with them would not be on unseen ones."""
-    for (name, part), (other, another) in combinations(parts.items(), 2):
-        if torch.equal(part.x, another.x) and torch.equal(part.y, another.y):
+    """Refuse parts most of whose examples are the same: what is measured with them would not be on unseen ones.
+
+    Some may be, as rows of a table with few columns are.
+    """
+    rows = {
+        name: Counter(
+            (x.tobytes(), y.tobytes()) for x, y in zip(part.x.cpu().numpy(), part.y.cpu().numpy(), strict=True)
+        )
+        for name, part in parts.items()
+    }
+    for (name, part), (other, another) in combinations(rows.items(), 2):
+        shared, least = (part & another).total(), min(part.total(), another.total())
+        if shared > least / 2:
             raise UsageError(
-                f"expected other examples in the part {other} than in {name}, got the same: split what you have, for "
-                "example x[0::3], x[1::3] and x[2::3]."
+                f"expected other examples in the part {other} than in {name}, got {shared} of {least} that are the "
+                "same: split what you have, for example x[0::3], x[1::3] and x[2::3]."
             )
 
 
@@ -150,7 +165,7 @@ def check_part(name: str, part: Part, spec: Spec) -> None:
     shape = (shape[0],) if spec.output == "probabilities" else (shape[0], *spec.output_shape)
     if tuple(part.y.shape) != shape:
         many = len(shape) == 1 and part.y.dim() == 2 and part.y.shape[1] > 1
-        step = "take its argmax(1)" if many else "reshape it"
+        step = "take its argmax(1)" if many else "reshape it, or correct spec.output_shape"
         raise UsageError(f"expected y of shape {shape} in the part {name}, got {tuple(part.y.shape)}: {step}.")
     if spec.output == "images" and not (part.y.min() >= 0 and part.y.max() <= 1):
         raise UsageError(
@@ -171,6 +186,16 @@ def check_logits(name: str, model: nn.Module, x: Tensor, *, gives_logits: bool) 
         raise UsageError(
             f"expected {said} from {name}, got {got}: say logits={not gives_logits} in the task, which is for target "
             "and architectures."
+        )
+
+
+def check_learns(name: str, model: nn.Module, x: Tensor) -> None:
+    """Refuse a model with weights whose answers have no gradient by them: it cannot be tuned, nor learn."""
+    learner = deepcopy(model).eval().requires_grad_(True)
+    if any(True for _ in learner.parameters()) and not torch.as_tensor(learner(x.clone())).requires_grad:
+        raise UsageError(
+            f"expected answers with gradients by the weights from {name}, got some without: leave torch.no_grad, "
+            "detach and rounding out of its forward."
         )
 
 
@@ -195,6 +220,7 @@ def check_answers(name: str, make: Callable[[], nn.Module], x: Tensor, spec: Spe
         got = f"{answers.dtype} of shape {tuple(answers.shape)}" if tensor else type(answers).__name__
         fits = tensor and tuple(answers.shape) == expected and answers.dtype == torch.float32
         good = fits and bool(torch.isfinite(answers).all())
+        got = f"NaN or infinity in {got}" if fits and not good else got
     except Exception as error:  # whatever a user's model raises on inputs that it does not take
         got, good = f"{type(error).__name__} ({brief(error)})", False
     if not good:
