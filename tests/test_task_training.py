@@ -205,9 +205,7 @@ def test_what_does_not_fit_is_said_before_anything_is_trained(changes, message):
 
 def test_the_target_is_no_negative():
     mine = task()
-    with pytest.raises(
-        UsageError, match="expected a negative that is independent of the target, got it as other"
-    ):
+    with pytest.raises(UsageError, match="expected a negative that is independent of the target, got it as other"):
         replace(mine, negatives={"other": deepcopy(mine.target)}).scenario()
 
 
