@@ -14,7 +14,7 @@ import pytest
 from joblib.externals.loky import get_reusable_executor
 
 import tiny
-from metav import paper, schemes
+from metav import paper, schemes, training
 from metav.errors import UsageError
 from metav.paper import page
 from metav.results import METRICS, cell
@@ -48,13 +48,16 @@ def test_the_example_scheme_conforms_and_takes_options_once_it_is_listed(tmp_pat
         schemes.require("real", tiny.REGRESSION)
 
 
-def test_the_example_of_a_training_of_one_s_own_trains(tmp_path):
+def test_the_example_of_a_training_of_one_s_own_changes_how_it_goes(tmp_path, monkeypatch):
     _, example = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own-model.md").read_text(), re.DOTALL)[:2]
     names: dict[str, object] = {}
     exec(compile(example, "own-model.md", "exec"), names)
     zoo = Zoo(replace(task().scenario("smoke"), fit=names["fit"]), tmp_path)
+    met = []
+    monkeypatch.setattr(training, "fit", lambda drafts, *_: met.extend(draft.training for draft in drafts))
     zoo.build(jobs=1)
-    assert zoo.verify() == []
+    assert {(each.optimiser, each.decay) for each in met} == {("sgd", 5e-4)}
+    assert {round(each.lr, 9) for each in met} == {0.02, 0.006}  # from scratch, and of tuning
 
 
 def rows_of(folder):

@@ -64,11 +64,11 @@ def _train(zoo: ZooFiles, group: Sequence[str]) -> None:
         fixed = [_fixed(draft) for draft in learning]
         if learning:
             zoo.scenario.fit(learning, parts)
-        for draft, weights in zip(learning, fixed, strict=True):
-            _check_fixed(draft, weights, group[drafts.index(draft)])
         for draft in drafts:
             draft.to(torch.device("cpu"))
             draft.model.eval().requires_grad_(False)  # a task's own fit may not
+        for draft, weights in zip(learning, fixed, strict=True):
+            _check_fixed(draft, weights, group[drafts.index(draft)])
         earlier = sum(draft.checkpoint.spent for draft in drafts if draft.checkpoint is not None)
         seconds = (time.perf_counter() - start + earlier) / len(group)
         models = dict(zip(group, (draft.model for draft in drafts), strict=True))
@@ -79,6 +79,11 @@ def _train(zoo: ZooFiles, group: Sequence[str]) -> None:
             draft = drafts[group.index(text)]
             before = deepcopy(draft.model) if draft.snapshots else draft.model  # the model may be the target itself
             for snapshot, epochs in zip(zoo.snapshots(text), draft.snapshots, strict=True):
+                if epochs not in draft.kept:
+                    raise MetavError(
+                        f"expected the weights of {text} after {epochs} epochs, got none: let fit call draft.keep "
+                        "after each epoch, or leave --snapshots out."
+                    )
                 before.load_state_dict(draft.kept[epochs])
                 _save(zoo, snapshot, before, target, seconds=0.0)
         for text in group:  # of a training that kept no snapshots, too
@@ -89,13 +94,14 @@ def _fixed(draft: Draft) -> dict[str, Tensor]:
     """Copies of the parameters of the part that answers that are not to be trained."""
     prefix, part = answering(draft.model)
     named = part.named_parameters(prefix=prefix)
-    return {name: value.detach().clone() for name, value in named if name not in draft.trainable}
+    return {name: value.detach().cpu().clone() for name, value in named if name not in draft.trainable}
 
 
 def _check_fixed(draft: Draft, before: Mapping[str, Tensor], lineage: str) -> None:
     """Refuse a training that has changed what it was not to: the suspect would not be what its name says."""
+    after = dict(draft.model.named_parameters())
     for name, value in before.items():
-        if not torch.equal(draft.model.get_parameter(name), value):
+        if name not in after or not torch.equal(after[name], value):
             raise MetavError(
                 f"expected {name} of {lineage} as it was, got other weights: let fit train what draft.trainable names, "
                 "and nothing else."
@@ -118,10 +124,10 @@ def _checkpoint(zoo: ZooFiles, lineage: str, together: str) -> Checkpoint:
 
 def _save(zoo: ZooFiles, text: str, model: nn.Module, target: nn.Module, seconds: float) -> None:
     scenario = zoo.scenario
-    if broken := next((name for name, value in model.state_dict().items() if not torch.isfinite(value).all()), None):
+    if broken := next((name for name, value in model.named_parameters() if not torch.isfinite(value).all()), None):
         raise MetavError(
-            f"expected finite weights of {text}, got NaN or infinity in {broken}: its training did not converge; lower "
-            "the learning rate, or correct fit."
+            f"expected finite weights of {text}, got NaN or infinity in {broken}: leave a model at hand out; where it "
+            "was trained, lower the learning rate, or correct fit."
         )
     quality = {k: float(v) for k, v in scenario.quality(model, target, scenario.parts["test"]).items()}
     if scenario.merit.name not in quality:

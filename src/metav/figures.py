@@ -34,7 +34,8 @@ COLOURS = {  # of a scheme, in all figures
     "sac-m": "#999999",
     "akh": "#882255",
 }
-ASIDE = 1.02  # how far apart lines are drawn, so that their bars stand side by side
+ASIDE, BESIDE = 1.02, 1.0  # how far each line is drawn from the one before, so that bars stand side by side:
+# the factor of a logarithmic axis, and queries of the other one
 FAR = 3  # interquartile ranges from the middle half, beyond which models would squeeze all others together
 DASHES = ("-", "--", ":", "-.")  # of lines that would share a colour
 STYLE: Any = {
@@ -126,15 +127,20 @@ def by_lineage(ax: Axes, scores: pd.DataFrame, families: Sequence[str]) -> Axes:
     return ax
 
 
-def strips(ax: Axes, table: pd.DataFrame, families: Sequence[str], column: str) -> Axes:
-    """Draw the values of a column in rows by `family`, coloured by `positive`, each family's mean as a bar."""
+def strips(
+    ax: Axes, table: pd.DataFrame, families: Sequence[str], column: str, within: tuple[float, float] = (-np.inf, np.inf)
+) -> Axes:
+    """Draw the values of a column in rows by `family`, coloured by `positive`, each family's mean as a bar.
+
+    Values and means that are not `within` the two are drawn at the nearer one.
+    """
     jitter = np.random.default_rng(0)
     for index, family in enumerate(families):
         part = table[table.family == family]
         colour = POSITIVE if part.positive.iloc[0] else NEGATIVE
         height = index + jitter.uniform(-0.28, 0.28, len(part))
-        ax.scatter(part[column], height, s=14, color=colour, alpha=0.45, linewidth=0, clip_on=False)
-        ax.plot([part[column].mean()] * 2, [index - 0.38, index + 0.38], color=INK, linewidth=1.4)
+        ax.scatter(part[column].clip(*within), height, s=14, color=colour, alpha=0.45, linewidth=0, clip_on=False)
+        ax.plot([np.clip(part[column].mean(), *within)] * 2, [index - 0.38, index + 0.38], color=INK, linewidth=1.4)
     counts = table.family.value_counts()
     ax.set_yticks(range(len(families)), [f"{family} ({counts[family]})" for family in families])
     ax.set_ylim(len(families) - 0.4, -0.6)  # the first at the top
@@ -164,7 +170,7 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
             low = min(low, *(mean - half for mean, half in zip(means, halves, strict=True)))
             shade = colour(mine[0]["scheme"])
             dash = DASHES[used.count(shade) % len(DASHES)]
-            x = [row[name] * ASIDE ** len(used) if log else row[name] + len(used) * (ASIDE - 1) * 50 for row in mine]
+            x = [row[name] * ASIDE ** len(used) if log else row[name] + BESIDE * len(used) for row in mine]
             used.append(shade)
             ax.plot(x, means, color=shade, linewidth=1.6, linestyle=dash, marker="o", markersize=4)
             ax.errorbar(x, means, within(means, halves), fmt="none", color=shade, elinewidth=0.8, capsize=2)
@@ -208,10 +214,11 @@ def zoo(table: pd.DataFrame, target: Mapping[str, float], heading: str) -> Figur
         axes = figure.subplots(1, len(target), sharey=True, squeeze=False)[0]
         for ax, (name, value) in zip(axes, target.items(), strict=True):
             low, high = table[name].quantile([0.25, 0.75])
-            inside = table[name].clip(low - FAR * (high - low), high + FAR * (high - low))
-            strips(ax, table.assign(**{name: inside}), list(table.family.unique()), name)
+            reach = FAR * (high - low) or np.inf
+            within = low - reach, high + reach
+            strips(ax, table, list(table.family.unique()), name, within)
             ax.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-            beyond = "" if inside.equals(table[name]) else ";\nat the edge: beyond it"
+            beyond = "" if table[name].between(*within).all() else ";\nat the edge: beyond it"
             ax.set_xlabel(f"{name}\n(bar: mean, dashed: the target{beyond})")
         title(figure, f"{heading}: {SIDES}")
     return figure

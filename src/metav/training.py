@@ -115,9 +115,15 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean(-1)
 
 
-def scaled_error(spread: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Squared error of each example of a regression whose values have units of their own, each by its `spread`."""
-    scale = spread.to(outputs.device)
+def spread(values: Tensor) -> Tensor:
+    """Standard deviation of each value of examples (n, ...); 1 of those that do not vary."""
+    found = values.std(0)
+    return torch.where(found > 0, found, 1.0)
+
+
+def scaled_error(unit: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Squared error of each example of a regression whose values have units of their own, each by its `unit`."""
+    scale = unit.to(outputs.device)
     return squared_error(outputs / scale, targets / scale)
 
 

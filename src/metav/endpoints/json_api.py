@@ -15,7 +15,7 @@ from torch import Tensor
 from metav.access import BATCH, QUERY
 from metav.endpoints.base import Endpoint
 from metav.endpoints.http import Server
-from metav.errors import UsageError
+from metav.errors import EndpointError, UsageError
 
 MLFLOW = ('{"inputs": "$batch"}', "predictions")
 
@@ -61,22 +61,25 @@ class JsonApi(Endpoint):
             answers = [self._ask(QUERY, value) for value in values]
             if len({answer.shape for answer in answers}) > 1:
                 raise self.server.misunderstood("answers of one shape", [a.tolist() for a in answers], "look at them")
-            return torch.stack(answers)
-        return self._ask(BATCH, values)
+            return self._checked(torch.stack(answers))
+        return self._checked(self._ask(BATCH, values))
 
     def _ask(self, mark: str, values: Tensor) -> Tensor:
         found = self.server.post(_filled(self.request, mark, values.tolist()))
         try:
-            answers = torch.from_numpy(np.array(self._numbers(self.answer.search(found)), dtype=np.float64))
+            numbers = self._numbers(self.answer.search(found))
+            return torch.from_numpy(np.array(numbers, dtype=np.float64))  # null is NaN
         except (JMESPathError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise self.server.misunderstood(
                 f"numbers at {self.answer.expression!r}", found, "set --answer to where they are"
             ) from error
-        if answers.numel() and (answers.isnan() if mark == QUERY else answers.isnan().all(0)).any():  # null is NaN
-            raise self.server.misunderstood(
-                f"numbers at {self.answer.expression!r}",
-                found,
-                "set --answer to names that are there",
+
+    def _checked(self, answers: Tensor) -> Tensor:
+        """Answers of several queries; a value that none of them has is one that the path names wrongly."""
+        if len(answers) > 1 and answers.isnan().all(0).any():
+            raise EndpointError(
+                f"expected numbers at {self.answer.expression!r} from {self.server.shown}, got null or NaN for each "
+                "query: set --answer to names that are there."
             )
         return answers
 

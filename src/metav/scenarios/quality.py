@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from metav.spec import Model
 from metav.stacks import in_batches
-from metav.training import Part
+from metav.training import Part, spread
 
 Array = NDArray[np.float64]
 
@@ -33,9 +33,7 @@ def error(model: Model, target: Model, test: Part) -> dict[str, float]:
     """
     found, reference = answers(model, test.x), answers(target, test.x)
     near = (found - reference).abs() <= 0.1 * reference.std(0)
-    apart, spread = (found - test.y).abs(), test.y.std(0)
-    if spread.numel() > 1:
-        apart = apart / torch.where(spread > 0, spread, 1.0)
+    apart = (found - test.y).abs() / (spread(test.y) if test.y[0].numel() > 1 else 1.0)
     return {"mae": apart.mean().item(), "agreement": near.float().mean().item()}
 
 

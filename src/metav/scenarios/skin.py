@@ -6,7 +6,6 @@ MetaV, sections 5.1 and 5.2. All figures of the recipe but distillation's (`meta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -156,7 +155,7 @@ def _fit(drafts: Sequence[Draft], parts: Mapping[str, Part]) -> None:
     """Train each draft's model in place, one by one, then freeze it."""
     for draft in drafts:
         x = next(iter(parts.values())).x[:1]
-        with trimmed(draft.model, x) if draft.training else nullcontext():
+        with trimmed(draft.model, x):
             fit([draft], parts, CLASSIFICATION)
 
 

@@ -38,9 +38,9 @@ from metav.spec import Model, Spec
 from metav.stacks import stackable
 from metav.storage import canonical_json, digest
 from metav.suspects import Draft
-from metav.suspects.base import Resettable, all_names, matrices
+from metav.suspects.base import Resettable, all_names, layers, matrices
 from metav.suspects.finetuning import last_layers
-from metav.training import CLASSIFICATION, Objective, Part, anneal, scaled_error, squared_error
+from metav.training import CLASSIFICATION, Objective, Part, anneal, scaled_error, spread, squared_error
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
@@ -51,7 +51,7 @@ METHOD = {
     "regression": "Adam, slanted learning rate, squared error",
     "images": f"GAN, Adam, logistic losses, R1 {PENALTY}, {RECIPE}, frozen layers stay as they are",
 }
-OWN_UNITS = " of each value by its spread"
+OWN_UNITS, WHOLE = ", each value by its spread", ", all matrices of a layer pruned"
 QUALITY = {"probabilities": accuracy, "regression": error, "images": likeness}
 MERIT = {
     "probabilities": Merit(name="accuracy", more=True),
@@ -137,7 +137,7 @@ class Task:
         check_settings(self)
         with seeded(0):
             check_answers("the target", lambda: self._wrapped(self.target), self.test.x[:2], self.spec)
-            check_learns("the target", self.target, self.test.x[:2])
+            check_learns("the target", self.target, self.test.x[:2], self.batch)
             if self.spec.output == "probabilities":
                 check_logits("the target", self.target, self.test.x[:GLANCE], gives_logits=self.logits)
             for name, make in self.architectures.items():
@@ -148,7 +148,7 @@ class Task:
                     )
                 check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:2], self.spec)
                 made = check_new(name, make, self.target)
-                check_learns(f"the architecture {name}", made, self.test.x[:2])
+                check_learns(f"the architecture {name}", made, self.test.x[:2], self.batch)
                 if self.spec.output == "probabilities":
                     check_logits(f"the architecture {name}", made, self.test.x[:GLANCE], gives_logits=self.logits)
         if twins := [sorted(names - {SAME}) for names in self._drawn.values() if len(names - {SAME}) > 1]:
@@ -173,7 +173,7 @@ class Task:
             usual = partial(training.fit, objective=self._objective())
         anew = {} if lasting else {SAME: self._anew}
         listed = any(_shape(self.target) == _shape(each) for each in made.values())
-        alone = "; no new models of the target's architecture, as {} has no reset_parameters: list it"
+        alone = "; no new models of the target's architecture, as {} has no reset_parameters"
         return Scenario(
             name=self.name,
             profile=profile,
@@ -199,8 +199,7 @@ class Task:
         """Cross-entropy, or squared error; of several values by the spread of each, as each has a unit of its own."""
         if self.spec.output == "probabilities":
             return CLASSIFICATION
-        spread = self.own.y.std(0)
-        loss = partial(scaled_error, torch.where(spread > 0, spread, 1.0)) if self._several else squared_error
+        loss = partial(scaled_error, spread(self.own.y)) if self._several else squared_error
         return Objective(loss=loss, imitation=partial(anneal, loss), slanted=True)
 
     @property
@@ -210,9 +209,9 @@ class Task:
 
     def _method(self) -> str:
         """How models are trained, in words; a function of the task's own is among what they are made of."""
-        if self.fit is not None:
-            return "the task its own"
-        return METHOD[self.spec.output] + (OWN_UNITS if self._several else "")
+        words = METHOD[self.spec.output] if self.fit is None else "the task its own"
+        more = WHOLE if len(matrices(self.target)) != len(layers(self.target)) else ""
+        return words + (OWN_UNITS if self._several else "") + more
 
     def _made_of(self, made: Mapping[str, nn.Module], given: Mapping[str, nn.Module]) -> str:
         """Names models, training and answers: other ones give other suspects, and so another zoo."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import Counter
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from metav.errors import UsageError, brief
 from metav.scenarios.base import BUILT_IN
@@ -69,8 +69,6 @@ def check_settings(task: Task) -> None:
             "(weight_norm, spectral_norm), so that it cannot be pruned: bake them in, with "
             "torch.nn.utils.parametrize.remove_parametrizations for example."
         )
-    if task.batch == 1 and any(isinstance(each, _BatchNorm) for each in task.target.modules()):
-        raise UsageError("expected batches of at least 2 for a target with batch norm, got 1: give a larger batch.")
     lasting = lasting_weights(task.target)
     if task.teachers and lasting:
         raise UsageError(
@@ -95,23 +93,25 @@ def check_kind(name: str, value: object, kind: type) -> None:
 
 
 def check_apart(parts: Mapping[str, Part]) -> None:
-    """Refuse parts most of whose examples are the same: what is measured with them would not be on unseen ones.
+    """Refuse parts that are the same, or share most of their examples: what is measured would not be on unseen ones.
 
-    Some may be, as rows of a table with few columns are.
+    Rows that a part has more than once say nothing: in tables of few values the same ones come up again.
     """
-    rows = {
-        name: Counter(
-            (x.tobytes(), y.tobytes()) for x, y in zip(part.x.cpu().numpy(), part.y.cpu().numpy(), strict=True)
-        )
-        for name, part in parts.items()
-    }
-    for (name, part), (other, another) in combinations(rows.items(), 2):
-        shared, least = (part & another).total(), min(part.total(), another.total())
-        if shared > least / 2:
+    once = {name: _once(part) for name, part in parts.items()}
+    for (name, part), (other, another) in combinations(parts.items(), 2):
+        shared, least = len(once[name] & once[other]), min(len(part.x), len(another.x))
+        if shared > least / 2 or (torch.equal(part.x, another.x) and torch.equal(part.y, another.y)):
             raise UsageError(
-                f"expected other examples in the part {other} than in {name}, got {shared} of {least} that are the "
-                "same: split what you have, for example x[0::3], x[1::3] and x[2::3]."
+                f"expected other examples in the part {other} than in {name}, got {shared or least} of {least} that "
+                "are the same: split what you have, for example x[0::3], x[1::3] and x[2::3]."
             )
+
+
+def _once(part: Part) -> set[bytes]:
+    """Digests of the examples that a part has once."""
+    rows = zip(part.x.cpu().numpy(), part.y.cpu().numpy(), strict=True)
+    found = Counter(hashlib.blake2b(x.tobytes() + y.tobytes(), digest_size=16).digest() for x, y in rows)
+    return {row for row, count in found.items() if count == 1}
 
 
 def check_part(name: str, part: Part, spec: Spec) -> None:
@@ -189,14 +189,23 @@ def check_logits(name: str, model: nn.Module, x: Tensor, *, gives_logits: bool) 
         )
 
 
-def check_learns(name: str, model: nn.Module, x: Tensor) -> None:
-    """Refuse a model with weights whose answers have no gradient by them: it cannot be tuned, nor learn."""
-    learner = deepcopy(model).eval().requires_grad_(True)
-    if any(True for _ in learner.parameters()) and not torch.as_tensor(learner(x.clone())).requires_grad:
-        raise UsageError(
-            f"expected answers with gradients by the weights from {name}, got some without: leave torch.no_grad, "
-            "detach and rounding out of its forward."
-        )
+def check_learns(name: str, model: nn.Module, x: Tensor, batch: int) -> None:
+    """Refuse a model with weights that cannot learn: no gradient by them, or none from batches of one example."""
+    learner = deepcopy(model).eval()
+    floats = [each.requires_grad_(True) for each in learner.parameters() if each.is_floating_point()]
+    with torch.enable_grad():
+        if floats and not torch.as_tensor(learner(x.clone())).requires_grad:
+            raise UsageError(
+                f"expected answers with gradients by the weights from {name}, got some without: leave torch.no_grad "
+                "and detach out of its forward."
+            )
+        try:
+            if batch == 1:
+                learner.train()(x[:1].clone())
+        except ValueError as error:  # of batch norm
+            raise UsageError(
+                f"expected {name} to learn from batches of 1, got {brief(error)}: give a larger batch."
+            ) from error
 
 
 def check_new(name: str, make: Callable[[], nn.Module], target: nn.Module) -> nn.Module:
