@@ -379,17 +379,6 @@ def test_an_order_of_classes_needs_classes(value):
         ordered.query(torch.rand(4, 6))
 
 
-def test_a_name_that_is_not_there_is_told(httpserver):
-    for rows in (2, 1):
-        found = {"y": [{"a": 1.0, "b": 2.0}] * rows}
-        httpserver.expect_ordered_request("/score").respond_with_json(found)
-    asked = Access(request='{"x": "$batch"}', answer="y[*].[a, c]")
-    with closing(connect(httpserver.url_for("/score"), tiny.TABLES, asked)) as endpoint:
-        with pytest.raises(EndpointError, match="got null or NaN for each query: set --answer to names"):
-            endpoint.query(torch.rand(2, 6))
-        assert endpoint.query(torch.rand(1, 6)).isnan().any()  # may be NaN
-
-
 def test_values_of_a_regression_are_put_in_order_too(httpserver):
     httpserver.expect_request("/invocations").respond_with_json({"predictions": [[2.5, 1.5], [4.5, 3.5]]})
     url = httpserver.url_for("/invocations")

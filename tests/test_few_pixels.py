@@ -13,7 +13,7 @@ from torch import nn
 from metav import scenarios
 from metav.scenarios.few_pixels import Convolution, fast, trimmed
 from metav.suspects.base import Draft, Training, all_names, layers
-from metav.training import Part, fit
+from metav.training import CLASSIFICATION, Part, fit
 
 CASES = [
     case
@@ -92,7 +92,7 @@ def trained(model, names, fit):
 @pytest.mark.parametrize("tuned", [False, True])
 def test_a_training_of_the_parts_that_meet_pixels_ends_in_the_same_weights(name, tuned):
     scenario = scenarios.load("skin", "smoke")
-    plain = partial(fit, objective=scenario.fit.keywords["objective"])
+    plain = partial(fit, objective=CLASSIFICATION)
     whole, part = (scenario.fresh(name, seed=5) for _ in range(2))
     for model in (whole, part) if tuned else ():  # a pruned model, all of whose layers learn but the first
         for _, layer in layers(model):

@@ -78,7 +78,8 @@ def usable(raw: Tensor, count: int) -> Tensor:
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).reshape(count, -1).any(1).sum())
         raise SuspectError(
-            f"expected finite answers, got NaN or infinity in {bad} of {count}: the suspect cannot be judged on these."
+            f"expected finite answers, got NaN or infinity in {bad} of {count}: the suspect cannot be judged on these. "
+            "Of an API, a name in --answer that is not there gives them too."
         )
     return values
 

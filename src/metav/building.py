@@ -56,19 +56,19 @@ def _train(zoo: ZooFiles, group: Sequence[str]) -> None:
         device = engine.device()
         parts = {**zoo.scenario.parts, **{name: zoo.scenario.part(name) for name in data}}
         parts = {name: part.to(device) for name, part in parts.items()}
-        for draft in drafts:
+        learning = {text: draft for text, draft in zip(group, drafts, strict=True) if draft.training is not None}
+        fixed = {text: _fixed(draft) for text, draft in learning.items()}
+        for draft in learning.values():  # the others are as they should be
             draft.to(device)
             if draft.prepare is not None and draft.training is not None:
                 draft.prepare(parts[draft.training.data].x)
-        learning = [draft for draft in drafts if draft.training is not None]  # the others are as they should be
-        fixed = [_fixed(draft) for draft in learning]
         if learning:
-            zoo.scenario.fit(learning, parts)
+            zoo.scenario.fit(list(learning.values()), parts)
         for draft in drafts:
             draft.to(torch.device("cpu"))
             draft.model.eval().requires_grad_(False)  # a task's own fit may not
-        for draft, weights in zip(learning, fixed, strict=True):
-            _check_fixed(draft, weights, group[drafts.index(draft)])
+        for text, draft in learning.items():
+            _check_fixed(draft, fixed[text], text)
         earlier = sum(draft.checkpoint.spent for draft in drafts if draft.checkpoint is not None)
         seconds = (time.perf_counter() - start + earlier) / len(group)
         models = dict(zip(group, (draft.model for draft in drafts), strict=True))
@@ -94,7 +94,7 @@ def _fixed(draft: Draft) -> dict[str, Tensor]:
     """Copies of the parameters of the part that answers that are not to be trained."""
     prefix, part = answering(draft.model)
     named = part.named_parameters(prefix=prefix)
-    return {name: value.detach().cpu().clone() for name, value in named if name not in draft.trainable}
+    return {name: value.detach().clone() for name, value in named if name not in draft.trainable}
 
 
 def _check_fixed(draft: Draft, before: Mapping[str, Tensor], lineage: str) -> None:

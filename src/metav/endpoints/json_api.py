@@ -15,7 +15,7 @@ from torch import Tensor
 from metav.access import BATCH, QUERY
 from metav.endpoints.base import Endpoint
 from metav.endpoints.http import Server
-from metav.errors import EndpointError, UsageError
+from metav.errors import UsageError
 
 MLFLOW = ('{"inputs": "$batch"}', "predictions")
 
@@ -61,8 +61,8 @@ class JsonApi(Endpoint):
             answers = [self._ask(QUERY, value) for value in values]
             if len({answer.shape for answer in answers}) > 1:
                 raise self.server.misunderstood("answers of one shape", [a.tolist() for a in answers], "look at them")
-            return self._checked(torch.stack(answers))
-        return self._checked(self._ask(BATCH, values))
+            return torch.stack(answers)
+        return self._ask(BATCH, values)
 
     def _ask(self, mark: str, values: Tensor) -> Tensor:
         found = self.server.post(_filled(self.request, mark, values.tolist()))
@@ -73,15 +73,6 @@ class JsonApi(Endpoint):
             raise self.server.misunderstood(
                 f"numbers at {self.answer.expression!r}", found, "set --answer to where they are"
             ) from error
-
-    def _checked(self, answers: Tensor) -> Tensor:
-        """Answers of several queries; a value that none of them has is one that the path names wrongly."""
-        if len(answers) > 1 and answers.isnan().all(0).any():
-            raise EndpointError(
-                f"expected numbers at {self.answer.expression!r} from {self.server.shown}, got null or NaN for each "
-                "query: set --answer to names that are there."
-            )
-        return answers
 
     def _numbers(self, found: Any) -> Any:
         """Numbers as they are; of a table's rows, as some servers of pandas give them, the values in their order.
