@@ -81,6 +81,7 @@ def export(model: nn.Module, path: str, x: Tensor) -> None:
     sizes = ({0: torch.export.Dim("batch", min=1)},)
     answering = nn.Sequential(model, nn.Softmax(1)).eval()
     torch.onnx.export(answering, (x[:2],), path, dynamo=True, dynamic_shapes=sizes, verbose=False)
+    print(path)
 
 
 if __name__ == "__main__":
