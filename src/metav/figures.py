@@ -34,8 +34,7 @@ COLOURS = {  # of a scheme, in all figures
     "sac-m": "#999999",
     "akh": "#882255",
 }
-ASIDE, BESIDE = 1.02, 1.0  # how far each line is drawn from the one before, so that bars stand side by side:
-# the factor of a logarithmic axis, and queries of the other one
+ASIDE, BESIDE = 1.02, 1.0  # from line to line, so that bars stand side by side: a factor (log axis), and queries
 FAR = 3  # interquartile ranges from the middle half, beyond which models would squeeze all others together
 DASHES = ("-", "--", ":", "-.")  # of lines that would share a colour
 STYLE: Any = {

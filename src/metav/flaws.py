@@ -58,9 +58,8 @@ def _unlearnt(zoo: Zoo) -> str:
             "expected a target that answers the test part better than a constant does, got one that does not "
             f"(skill {its:.2f}): check the labels and the order of the examples."
         )
-    trained = [
-        each.lineage for each in scenario.suspects if not each.positive and not each.lineage.startswith("ready(")
-    ]
+    known = (suspect.lineage for suspect in scenario.suspects if not suspect.positive)
+    trained = [lineage for lineage in known if not lineage.startswith("ready(")]
     poor = sum(_skill(zoo.load(lineage), own, some) < its / 2 for lineage in trained)
     if poor > len(trained) / 2 and its > CLEAR:
         scaled = ", and let models scale answers that are far from 1" if scenario.spec.output == "regression" else ""

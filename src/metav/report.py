@@ -67,8 +67,10 @@ def draw(folder: Path, rows: Sequence[dict[str, Any]], scores: pd.DataFrame) -> 
     used, swept = [row for row in rows if row["by_lineage"]], results.swept(rows)
     titles = swept or [row["title"] for row in used]
     names = apart([slug(f"{rows[0]['scenario']}-{title}") for title in titles])
-    drawn = (figures.sweep(used, name) for name in swept)
-    drawn = drawn if swept else (figures.overview(row, results.of_row(scores, row)) for row in used)
+    if swept:
+        drawn = (figures.sweep(used, name) for name in swept)
+    else:
+        drawn = (figures.overview(row, results.of_row(scores, row)) for row in used)
     for name, figure in zip(names, drawn, strict=True):
         figures.save(figure, folder, name)
     return names
