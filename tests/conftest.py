@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import tiny
 from metav import Fingerprint, scenarios, schemes
 from metav.scenarios import Scenario
 from metav.zoo import Zoo
+from own_task import EXAMPLES
 
 torch.set_num_threads(1)  # as in all of metav's own processes
 
@@ -51,6 +55,39 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Fingerpr
                 torch.onnx.export(model.eval(), inputs, file, dynamo=True, dynamic_shapes=shapes, verbose=False)
         found[kind] = (made, models, files)
     return found
+
+
+@pytest.fixture(scope="session")
+def fingerprint() -> Fingerprint:
+    """A fingerprint of a classifier of six features, with its target's answers."""
+    made = schemes.get("metav(iterations=60)").construct(tiny.tables(), queries=20, seed=0)
+    return tiny.referred(made, tiny.tables().target)
+
+
+@pytest.fixture
+def file(fingerprint: Fingerprint, tmp_path: Path) -> str:
+    """The path of a file that holds it."""
+    fingerprint.save(tmp_path / "fp.safetensors")
+    return str(tmp_path / "fp.safetensors")
+
+
+@pytest.fixture
+def command(tmp_path: Path):
+    """metav, run in the examples' folder as a user does."""
+
+    def run(*arguments: str, code: int = 0) -> str:
+        environment = {**os.environ, "METAV_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "metav.cli", *arguments],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": str(EXAMPLES)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,7 @@ from metav.errors import UsageError
 from metav.paper import page
 from metav.results import METRICS, cell
 from metav.zoo import Zoo
-from test_task import task
+from own_task import task
 
 ROOT = Path(__file__).parent.parent
 

@@ -18,7 +18,7 @@ from metav.storage import digest
 from metav.training import CLASSIFICATION
 from metav.training import fit as usual
 from metav.zoo import Zoo
-from test_task import SPEC, network, part, task
+from own_task import SPEC, network, part, task
 
 REGRESSION = replace(SPEC, output="regression")
 

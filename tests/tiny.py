@@ -48,6 +48,10 @@ class Linear(Classifier):
         return x.flatten(1) @ self.weight + self.bias
 
 
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
 def of_images(seed: int, classes: int = 4) -> Classifier:
     with seeded(seed):
         return Classifier(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, classes))
