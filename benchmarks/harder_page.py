@@ -23,6 +23,10 @@ PROTOCOLS = {  # protocol -> heading, and the key of results.json that tells its
 }
 METRICS = {"ARUC": "aruc", "AUC": "auc", "robustness at 100 % uniqueness": "robustness_at_full_uniqueness"}
 USEFUL = "Useful thefts only"
+APART = (
+    "The paper's protocol without thefts that lost more than a tenth of the target's quality. The last column is the "
+    "share of those thefts that is recognised all the same; it is empty where that was not counted."
+)
 
 Rows = Sequence[dict[str, Any]]
 
@@ -42,8 +46,7 @@ def rendered() -> str:
             folder = RESULTS / f"{scenario}-{protocol}"
             lines += ["", f"### {scenario.capitalize()}, `--protocol {protocol}`", ""]
             lines += list(table(folder, key)) if folder.exists() else ["Not run yet."]
-    lines += ["", f"## {USEFUL}", "", "On the paper's protocol, without thefts that lost more than a tenth of the "]
-    lines[-1] += "target's quality; these apart in the last column."
+    lines += ["", f"## {USEFUL}", "", APART]
     for scenario in SCENARIOS:
         folder = RESULTS / "paper" / scenario
         lines += ["", f"### {scenario.capitalize()}", ""]

@@ -48,21 +48,21 @@ NOTES = {  # what a reader of these figures has to know
     ("warfarin", "metav"): "How long this zoo's models are trained was chosen with figures such as these in view: "
     "docs/warfarin.md has what other recipes show.",
     ("warfarin", "cohort"): "The tests and the level of `cohort` were chosen with the first three of these splits in "
-    "view, how matches are computed with all five: docs/cohort.md has other targets.",
+    "view, and the way matches are computed with all five in view: docs/cohort.md has targets that were not.",
     ("fashion", "cohort"): "A kind of theft, filters pruned by 67 % (now 66 %), was added to the cohort after these "
     "suspects had been looked at: docs/fashion.md has what it was before, docs/cohort.md another target.",
     ("skin", "metav"): "The literal `metav` starts from noise, which shows a classifier of lesions nothing that it "
     "knows; its variant starts from public lesions: docs/skin.md has what each recognises.",
-    ("skin", "cohort"): "`cohort` was changed twice after it had been looked at which of these suspects, and of "
-    "Fashion's, it missed: four kinds of theft were added (weights pruned by 93 %; filters by 66 and 84 %, and by "
-    "67 % with tuning), and matches became correlations.",
+    ("skin", "cohort"): "`cohort` was changed twice with the suspects that it missed in view, both here and on "
+    "Fashion: four kinds of theft were added (weights pruned by 93 %; filters by 66 and 84 %, and by 67 % with "
+    "tuning), and matches became correlations.",
 }
 EARLIER = {  # and of all of before a date
     "fashion": (
         "2026-11-28",
-        "These figures are of before 2026-11-28: three generators with 13 to 15 of 16 filters gone are no suspects "
-        "themselves, and until then their two tunings could be on both sides of a split; `cohort`, where it is here, "
-        "is by rule 4 (docs/cohort-development.md).",
+        "These figures are of before 2026-11-28, when two tunings of one generator could still be on both sides of a "
+        "split (of three generators, with 13 to 15 of 16 filters gone, which are no suspects themselves); `cohort`, "
+        "where it is here, is an earlier version, rule 4 (docs/cohort-development.md).",
     )
 }
 VERDICTS = "false_accusations", "missed"
@@ -177,8 +177,8 @@ def _origin(row: Mapping[str, Any], link: str, file: str = "report.md") -> list[
 def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
     published = PUBLISHED[scenario]
     yield from ("### Robustness and uniqueness (Fig. 2, 3 and 5a-b)", "")
-    yield "| | ARUC | the paper | robustness at 100 % uniqueness | the paper | AUC | false accusations | missed |"
-    yield "|---|---|---|---|---|---|---|---|"
+    heads = "scheme", "ARUC", "the paper's ARUC", "robustness at 100 % uniqueness", "the paper's robustness", "AUC"
+    yield from _table([*heads, "false accusations", "missed"], [])
     for row in rows:
         theirs = published.get(row["scheme"], {})
         yield line(
@@ -201,7 +201,7 @@ def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
         ours = cell(row["construct_seconds"], 1), cell(row["verify_seconds"], 2)
         shown.append([f"`{row['title']}`", ours[0], *beside[0], ours[1], *beside[1]])
     paper_s = _beside(timed, "the paper, with a GPU")
-    head = ["", "construction, s", *paper_s, "verification of all test suspects, s", *paper_s]
+    head = ["scheme", "construction, s", *paper_s, "verification of all test suspects, s", *paper_s]
     yield from (*_table(head, shown), "")
 
 
@@ -232,8 +232,8 @@ def _learning(found: Mapping[str, Any], scenario: str, link: str) -> Iterator[st
         theirs = _beside(timed, f"less than {WITHIN}" if scheme == "metav" else "")
         summary = [cell(results.summary(ends[name].tolist()), digits) for name, digits in ((ARUC, 3), ("seconds", 1))]
         rows.append([f"`{scheme}`", iterations, seconds, *theirs, *summary])
-    quickly = [f"iterations until the mean ARUC stays above {QUICK}", "seconds", *_beside(timed)]
-    yield from _table(["", *quickly, "ARUC at the end", "seconds in all"], rows)
+    quickly = [f"iterations until the mean ARUC stays above {QUICK}", "seconds until then", *_beside(timed)]
+    yield from _table(["scheme", *quickly, "ARUC at the end", "seconds in all"], rows)
     yield from ("", f"![ARUC and loss against seconds]({link}{scenario}-learning.png)", "")
     for failure in found["failed"]:
         yield from (f"`{failure['scheme']}`, repetition {failure['repetition']}: {failure['error']}", "")
@@ -250,8 +250,8 @@ def _queries(rows: Rows, scenario: str, link: str) -> Iterator[str]:
         if scheme.startswith("metav") and {numbers[0], numbers[-1]} <= means.keys():
             times.append(f"`{scheme}` {means[numbers[-1]] / max(means[numbers[0]], 1e-9):.2f}")
     if times:
-        yield f"ARUC with {numbers[-1]} queries is that with {numbers[0]} times: {', '.join(times)};"
-        yield from (f"the paper, with 100 and 10: {TIMES_MORE[scenario]}.", "")
+        yield f"ARUC with {numbers[-1]} queries divided by ARUC with {numbers[0]}: {', '.join(times)};"
+        yield from (f"in the paper, with 100 and 10: {TIMES_MORE[scenario]}.", "")
     yield from (f"![ARUC against the number of queries]({link}{scenario}-queries.png)", "")
 
 
