@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metav.report import line
+from metav.report import head, line
 from metav.schemes.cohort import Cohort
 from metav.scorers.cohort import SLOPE
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="*", default=[Path("results/warfarin-open-world/scores.csv")])
     parser.add_argument("--level", type=float, default=Cohort().level, help="of the fingerprints")
     options = parser.parse_args()
-    print(line("strangers", "scores", *map(str, SHOWN)) + "\n" + "|---" * (len(SHOWN) + 2) + "|")
+    print(*head("strangers", "scores", *map(str, SHOWN)), sep="\n")
     for file in options.files:
         scores = pd.read_csv(file, keep_default_na=False)
         mine = scores.scheme.str.startswith("cohort") & ~scores.scheme.str.contains("exact") & (scores["view"] == "")

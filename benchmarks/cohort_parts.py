@@ -12,7 +12,6 @@ Interrupted, it goes on where it was.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from metav import benchmark, paper, protocols, results, scenarios
-from metav.report import line
-from metav.results import cell
+from metav.report import head, line
+from metav.results import with_interval
 from metav.scenarios import Scenario
 from metav.scenarios.base import CohortPlan
 from metav.scorers.cohort import LEAST_COPIES, LEAST_TEACHERS
-from metav.storage import make_folder, write_atomic
+from metav.storage import make_folder, write_json
 from metav.zoo import Zoo
 
 GROUPS = {  # of kinds of theft, by the first step of each
@@ -52,8 +51,8 @@ def main() -> None:
     command = shlex.join(["python", "benchmarks/cohort_parts.py", *sys.argv[1:]])
     scenario = scenarios.load(options.scenario, "cpu")
     heads = ("cohort", "models", "minutes", "paper: ARUC", "missed", "open world: AUC", "false accusations", "missed")
-    table, rows = [line(*heads), "|---" * len(heads) + "|"], []
-    for name, plan, scheme in variants(scenario, "cohort", options.without):
+    table, rows = head(*heads), []
+    for name, plan, scheme in variants(scenario, options.without):
         enough = plan.teachers >= LEAST_TEACHERS and plan.copies >= LEAST_COPIES
         if not enough or not any(part in name for part in options.variants):
             continue
@@ -63,46 +62,46 @@ def main() -> None:
         minutes = sum(zoo.record(each).seconds for each in known) / 60
         found = []
         for protocol in PROTOCOLS:
-            cells = benchmark.run(zoo, [scheme], repeats=options.repeats, protocol=protocol, jobs=options.jobs)
+            wanted = benchmark.planned(zoo, [scheme], repeats=options.repeats, protocol=protocol)
+            cells = benchmark.run(zoo, wanted, jobs=options.jobs)
             found += results.rows(zoo.scenario, cells, command)
         found = [{**row, "variant": name, "cohort_models": len(known), "minutes": minutes} for row in found]
         rows += found
         table.append(shown(*found))
         print(table[-1], flush=True)
         make_folder(out.parent, "--out")
-        write_atomic(out, (json.dumps(rows, indent=1) + "\n").encode())
+        write_json(out, rows)
     print("\n" + "\n".join(table))
 
 
 def shown(on_paper: Mapping[str, Any], outside: Mapping[str, Any]) -> str:
     """The row of the printed table, from a variant's rows of both protocols."""
-    figures = (cell(on_paper["aruc"]), cell(on_paper["missed"], 1), cell(outside["auc"]))
-    counts = (cell(outside[key], 1) for key in ("false_accusations", "missed"))
+    figures = (with_interval(on_paper["aruc"]), with_interval(on_paper["missed"], 1), with_interval(outside["auc"]))
+    counts = (with_interval(outside[key], 1) for key in ("false_accusations", "missed"))
     return line(on_paper["variant"], str(on_paper["cohort_models"]), f"{on_paper['minutes']:.1f}", *figures, *counts)
 
 
-def variants(scenario: Scenario, scheme: str, without: Sequence[str]) -> Iterator[tuple[str, CohortPlan, str]]:
+def variants(scenario: Scenario, without: Sequence[str]) -> Iterator[tuple[str, CohortPlan, str]]:
     """What is measured: a name, the plan of the cohort, and the scheme."""
     plan = scenario.cohort
     assert plan is not None
-    yield f"as planned: {plan.teachers} teachers, {plan.copies} copies of the target", plan, scheme
+    yield f"as planned: {plan.teachers} teachers, {plan.copies} copies of the target", plan, "cohort"
     if without:
         kinds = {name: links for name, links in plan.kinds.items() if name not in without}
-        yield f"without {' and '.join(without)}", replace(plan, kinds=kinds), scheme
+        yield f"without {' and '.join(without)}", replace(plan, kinds=kinds), "cohort"
     for share in (2, 4, 8):
         fewer = replace(plan, teachers=plan.teachers // share)
-        yield f"{fewer.teachers} teachers", fewer, scheme
+        yield f"{fewer.teachers} teachers", fewer, "cohort"
     for share in (2, 8):
-        yield f"{plan.copies // share} copies of the target", replace(plan, copies=plan.copies // share), scheme
+        yield f"{plan.copies // share} copies of the target", replace(plan, copies=plan.copies // share), "cohort"
     for group, steps in GROUPS.items():
         kept = {name: links for name, links in plan.kinds.items() if links.partition("(")[0] not in steps}
         if kept != plan.kinds:
-            yield f"without {group}", replace(plan, kinds=kept), scheme
+            yield f"without {group}", replace(plan, kinds=kept), "cohort"
     if plan.others:
-        yield "without its independent models", replace(plan, others=()), scheme
-    name, _, given = scheme.rstrip(")").partition("(")
+        yield "without its independent models", replace(plan, others=()), "cohort"
     for option in OPTIONS:
-        yield f"`{option}`", plan, f"{name}({', '.join(filter(None, (given, option)))})"
+        yield f"`{option}`", plan, f"cohort({option})"
 
 
 if __name__ == "__main__":

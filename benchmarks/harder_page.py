@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from metav.paper import SCENARIOS, page
-from metav.report import line
-from metav.results import cell
+from metav.report import head, line
+from metav.results import with_interval
 
 PAGE, RESULTS = Path("docs/harder-tables.md"), Path("results")
 PROTOCOLS = {  # protocol -> heading, and the key of results.json that tells its tests apart
@@ -64,7 +64,7 @@ def table(folder: Path, key: str) -> Iterator[str]:
     """One row for each scheme, of each value of `key` (all of them where it is empty)."""
     rows = read(folder)
     heads = [*([key.replace("_", " ")] if key else []), "scheme", *METRICS, "false accusations", "missed"]
-    yield from _head(heads)
+    yield from head(*heads)
     values = list(dict.fromkeys(row[key] for row in rows)) if key else [None]
     for value in values:
         for row in rows:
@@ -72,30 +72,26 @@ def table(folder: Path, key: str) -> Iterator[str]:
                 continue
             named = [value or "everything"] if key else []
             counts = [
-                f"{cell(row['false_accusations'], 1)} of {row['negatives']:g}",
-                f"{cell(row['missed'], 1)} of {row['positives']:g}",
+                f"{with_interval(row['false_accusations'], 1)} of {row['negatives']:g}",
+                f"{with_interval(row['missed'], 1)} of {row['positives']:g}",
             ]
-            yield line(*named, f"`{row['scheme']}`", *(cell(row[each]) for each in METRICS.values()), *counts)
+            yield line(*named, f"`{row['scheme']}`", *(with_interval(row[each]) for each in METRICS.values()), *counts)
     yield from _origin(rows[0], folder)
 
 
 def useful(folder: Path) -> Iterator[str]:
     """As `table`, of the useful thefts beside all, and how many of the others are recognised."""
     rows = read(folder)
-    yield from _head(["scheme", "useful thefts", *METRICS, "recognised of the others"])
+    yield from head("scheme", "useful thefts", *METRICS, "recognised of the others")
     for row in rows:
         found, spoilt = row["useful"], row.get("spoilt")  # not in results of before it was counted
         if found:
-            figures = (cell(found[each]) for each in METRICS.values())
-            useful = f"{cell(found['positives'], 1)} of {row['positives']:g}"
-            yield line(f"`{row['scheme']}`", useful, *figures, cell(spoilt["recognised"]) if spoilt else "")
+            figures = (with_interval(found[each]) for each in METRICS.values())
+            useful = f"{with_interval(found['positives'], 1)} of {row['positives']:g}"
+            yield line(f"`{row['scheme']}`", useful, *figures, with_interval(spoilt["recognised"]) if spoilt else "")
     for note in page.notes(rows, folder.name):
         yield from ("", note)
     yield from _origin(rows[0], folder)
-
-
-def _head(heads: Sequence[str]) -> list[str]:
-    return [line(*heads), "|" + "---|" * len(heads)]
 
 
 def _origin(row: Mapping[str, Any], folder: Path) -> list[str]:

@@ -12,7 +12,6 @@ goes on where it was.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import statistics
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from metav import benchmark, paper, protocols, results
 from metav.scenarios import Scenario, fashion, skin, warfarin
-from metav.storage import make_folder, write_atomic
+from metav.storage import make_folder, write_json
 from metav.zoo import Zoo
 
 SEED = 1000  # of other targets than the scenario's own
@@ -55,14 +54,15 @@ def main() -> None:
         zoo = Zoo(load(name, target), cohort=True, open_world=True)
         zoo.build(jobs=options.jobs)
         for protocol in options.protocols:
-            cells = benchmark.run(zoo, schemes, repeats=options.repeats, protocol=protocol, jobs=options.jobs)
+            wanted = benchmark.planned(zoo, schemes, repeats=options.repeats, protocol=protocol)
+            cells = benchmark.run(zoo, wanted, jobs=options.jobs)
             for row in results.rows(zoo.scenario, cells, command):
                 for found in row["by_lineage"].values():
                     del found["quality"]["agreement"]  # it is with the target that the models were first built for
                 rows.append({"target": target, **row})
                 print(target, protocol, row["title"], *(f"{row[key]['mean']:.3f}" for key in SHOWN), flush=True)
         make_folder(out.parent, "--out")
-        write_atomic(out, (json.dumps(rows, indent=1) + "\n").encode())
+        write_json(out, rows)
     print(f"\n| protocol | scheme | {' | '.join(SHOWN)} |\n|---|---|{'---|' * len(SHOWN)}")
     for protocol, title in dict.fromkeys((row["protocol"], row["title"]) for row in rows):
         mine = [row for row in rows if (row["protocol"], row["title"]) == (protocol, title)]

@@ -12,7 +12,6 @@ valid one it is the level at most.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import sys
@@ -25,7 +24,7 @@ import pandas as pd
 
 from metav import benchmark, engine, evaluation, figures, results
 from metav.scenarios.warfarin import Recipe, load
-from metav.storage import make_folder, write_atomic
+from metav.storage import make_folder, write_json
 from metav.verification import query
 from metav.zoo import Zoo
 
@@ -57,7 +56,7 @@ def main() -> None:
     make_folder(options.out.parent, "--out")
     facts = results.facts(load("cpu"), shlex.join(["python", "benchmarks/p_values.py", *sys.argv[1:]]))
     rows = {str(target): mine.set_index("name").p.round(6).to_dict() for target, mine in table.groupby("target")}
-    write_atomic(options.out, (json.dumps({**facts, "scheme": SCHEME, "p": rows}, indent=1) + "\n").encode())
+    write_json(options.out, {**facts, "scheme": SCHEME, "p": rows})
     figures.save(drawn(table), options.out.parent, options.out.stem)
 
 

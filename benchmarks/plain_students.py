@@ -16,7 +16,7 @@ from pathlib import Path
 
 from metav import benchmark, results, scenarios
 from metav.report import line
-from metav.results import cell
+from metav.results import with_interval
 from metav.scenarios import Suspect
 from metav.zoo import Zoo
 
@@ -39,17 +39,13 @@ def main() -> None:
             zoo = Zoo(each, Path(folder) / "zoo", cohort=True)
             zoo.build(jobs=options.jobs)
             for protocol, left_out in (("paper", None), ("unseen-obfuscation", ["Distillation"])):
-                cells = benchmark.run(
-                    zoo,
-                    options.schemes,
-                    repeats=options.repeats,
-                    protocol=protocol,
-                    left_out=left_out,
-                    jobs=options.jobs,
+                wanted = benchmark.planned(
+                    zoo, options.schemes, repeats=options.repeats, protocol=protocol, left_out=left_out
                 )
+                cells = benchmark.run(zoo, wanted, jobs=options.jobs)
                 for row in results.rows(each, cells, ""):
-                    counts = (cell(row[key], 1) for key in results.COUNTS)
-                    figures = (cell(row[key]) for key in SHOWN)
+                    counts = (with_interval(row[key], 1) for key in results.COUNTS)
+                    figures = (with_interval(row[key]) for key in SHOWN)
                     print(line(name, row["left_out"] or "", f"`{row['scheme']}`", *figures, *counts), flush=True)
 
 

@@ -50,7 +50,7 @@ def main() -> None:
             error, agreement = (
                 statistics.mean(twin[key] for twin in twins) for key in ("mae_mg_per_week", "agreement")
             )
-            cells = benchmark.run(zoo, SCHEMES, repeats=options.repeats, jobs=options.jobs)
+            cells = benchmark.run(zoo, benchmark.planned(zoo, SCHEMES, repeats=options.repeats), jobs=options.jobs)
             own = zoo.record("target").quality["mae_mg_per_week"]
             name = (
                 f"{recipe.lr}, {recipe.epochs}, {recipe.distillation_epochs}, {recipe.tuning_lr} "

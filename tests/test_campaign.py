@@ -22,6 +22,16 @@ from metav.schemes import get
 from misbehaving import serving
 
 
+def test_a_table_in_a_folder_that_cannot_be_is_said(file, tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("suspect\na.onnx\n")
+    (tmp_path / "page.md").write_text("no folder")
+    listed = ["--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "page.md" / "verdicts.csv")]
+    assert main(["verify", file, *listed]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "page.md" in said
+    assert "got None" not in said
+
+
 def test_a_list_in_another_encoding_is_named_as_such(file, tmp_path, capsys):
     (tmp_path / "list.csv").write_bytes("suspect\ncaf\u00e9.onnx\n".encode("latin-1"))
     assert main(["verify", file, "--suspects", str(tmp_path / "list.csv")]) == 2
@@ -206,11 +216,11 @@ def test_those_that_are_accused_stand_first_in_the_table(file, tmp_path, capsys)
     out, names = tmp_path / "verdicts.csv", tmp_path / "list.csv"
     with serving(tiny.tables().negatives[0]) as innocent, serving(tiny.tables().target) as server:
         own, stolen = (f"{each.url}/v2/models/m" for each in (innocent, server))
-        for gone, more in ((1, ""), (30, "Thefilealonehas12more.")):
+        for gone, more in ((1, ""), (30, "12moreareinthefilealone.")):
             names.write_text("\n".join(["suspect", own, *(f"gone{index}.onnx" for index in range(gone)), stolen]))
             assert main(["verify", file, "--suspects", str(names), "--out", str(out)]) == 10
             said = "".join(capsys.readouterr().out.split())
-            assert ("Thefilealone" in said) == bool(more)
+            assert ("inthefilealone" in said) == bool(more)
             assert more in said
             assert said.index("evidenceofcopying") < said.index("couldnotcomplete")
             assert ("│noevidence" in said) == (not more)

@@ -199,16 +199,21 @@ def test_what_fails_of_several_numbers_is_named_with_its_own(smoke_zoo, tmp_path
 
 def test_what_is_all_there_may_be_where_nobody_can_write(smoke_zoo, tmp_path, monkeypatch):
     monkeypatch.setenv("METAV_HOME", str(tmp_path))
-    first = benchmark.run(smoke_zoo, ["metav(iterations=2)"], repeats=1, queries=[4], jobs=1)
+    first = benchmark.run(
+        smoke_zoo, benchmark.planned(smoke_zoo, ["metav(iterations=2)"], repeats=1, queries=[4]), jobs=1
+    )
     monkeypatch.setattr(benchmark, "make_folder", lambda _: pytest.fail("a folder was made"))
-    assert benchmark.run(smoke_zoo, ["metav(iterations=2)"], repeats=1, queries=[4], jobs=1) == first
+    assert (
+        benchmark.run(smoke_zoo, benchmark.planned(smoke_zoo, ["metav(iterations=2)"], repeats=1, queries=[4]), jobs=1)
+        == first
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_constructed(smoke_zoo, monkeypatch):
     monkeypatch.setenv("METAV_HOME", "/dev/null/home")
     monkeypatch.setattr(MetaV, "construct", lambda *_, **__: pytest.fail("constructed"))
     with pytest.raises(StorageError, match="expected a folder that can be written to"):
-        benchmark.run(smoke_zoo, ["metav(iterations=2)"], repeats=1, queries=[4], jobs=1)
+        benchmark.run(smoke_zoo, benchmark.planned(smoke_zoo, ["metav(iterations=2)"], repeats=1, queries=[4]), jobs=1)
 
 
 def test_the_split_of_each_repetition_is_in_the_results(smoke_zoo, tmp_path):
@@ -246,14 +251,18 @@ def test_again_makes_fingerprints_anew_too(smoke_zoo, tmp_path, monkeypatch):
     made = []
     whole = MetaV.construct
     monkeypatch.setattr(MetaV, "construct", lambda *a, **k: made.append(1) or whole(*a, **k))
-    options = {"repeats": 1, "queries": [4], "jobs": 1}
+
+    def run(protocol: str, *, again: bool) -> None:
+        wanted = benchmark.planned(smoke_zoo, ["metav(iterations=2)"], repeats=1, queries=[4], protocol=protocol)
+        benchmark.run(smoke_zoo, wanted, jobs=1, again=again)
+
     for again, protocol in ((False, "paper"), (False, "api"), (True, "api")):
-        benchmark.run(smoke_zoo, ["metav(iterations=2)"], protocol=protocol, again=again, **options)
+        run(protocol, again=again)
     assert len(made) == 2
     monkeypatch.setattr(MetaV, "construct", broken(at=(0,)).construct)
     for again in (True, False):  # what failed anew is not found again as it was before
         with pytest.raises(MetavError):
-            benchmark.run(smoke_zoo, ["metav(iterations=2)"], protocol="api", again=again, **options)
+            run("api", again=again)
 
 
 def test_a_name_depends_on_what_cohort_and_open_world_are_for(warfarin, tmp_path):
@@ -290,7 +299,7 @@ def test_a_run_whose_code_has_changed_says_so(smoke_zoo, tmp_path):
     zoo = Zoo(smoke_zoo.scenario, tmp_path)
     zoo.code = "other"  # that of the process which opened it
     words = "expected the code that the run began with, got changed files: start it again."
-    kept = cells.Kept(result=tmp_path / "cell.json", fingerprint=tmp_path / "cell.safetensors")
+    kept = cells.CellFiles(result=tmp_path / "cell.json", fingerprint=tmp_path / "cell.safetensors")
     assert benchmark._run_and_keep(zoo, (CELL, kept)).error == words
     assert learning._kept(zoo, CELL).error == words
     with pytest.raises(MetavError, match=words):

@@ -260,7 +260,7 @@ BAD = {
     "bench warfarin --protocol unseen-obfuscation --left-out Distilation": (2, "did you mean 'Distillation'"),
     "bench warfarin --protocol unseen-obfuscation --left-out": (2, "one or more values after --left-out, got none"),
     "bench warfarin --queries": (2, "one or more values after --queries, got none"),
-    "bench paper --left-out WP": (2, "beside paper, got another option"),
+    "bench paper --left-out WP": (2, "beside paper, got --left-out: leave it out"),
     "bench warfarin --scheme": (2, "--scheme"),
     "bench warfarin --scheme metav metav(batch=1)": (2, "expected each scheme once"),
     "bench warfarin --out /proc/none": (1, "expected a folder that can be written to, got '/proc/none'"),

@@ -48,7 +48,7 @@ def test_no_training_mixes_devices(name, architecture, taught):
     with FakeTensorMode(allow_non_fake_inputs=True), CUDA:
         y = torch.zeros(EXAMPLES, *shape, dtype=torch.int64 if name == "skin" else torch.float32)
         part = Part(x=torch.zeros(EXAMPLES, *scenario.spec.input_shape), y=y)
-        models = [scenario.make(architecture)() for _ in range(3)]
+        models = [scenario.constructor(architecture)() for _ in range(3)]
     drafts = [
         Draft(
             model=model,

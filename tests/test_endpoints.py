@@ -88,7 +88,11 @@ def test_a_server_that_is_silent_or_gone_may_be_asked_again(httpserver):
         ("http://host/x", {"request": "{", "answer": "a"}, "expected JSON for the request"),
         ("http://host/x", {"request": '{"a": 1}', "answer": "a"}, r'expected "\$batch" or "\$query" in the request'),
         ("http://host/x", {"request": '["$batch"]', "answer": "a[["}, "JMESPath for the answer"),
-        ("http://host/v2/models/m", {"header": ("X-Key=NOT_SET_ANYWHERE",)}, "NOT_SET_ANYWHERE, which is not set"),
+        (
+            "http://host/v2/models/m",
+            {"header": ("X-Key=NOT_SET_ANYWHERE",)},
+            "variable NOT_SET_ANYWHERE, got none",
+        ),
         ("http://host/v2/models/m", {"header": ("X-Key: abc",)}, "expected --header NAME=VARIABLE"),
         ("http://host/v2/models/m", {"classes": (1, 0)}, "give one place for each of them"),
         ("http://host/v2/models/m", {"classes": (1, 1, 2)}, "each place once"),

@@ -108,7 +108,7 @@ def test_workers_that_grow_are_replaced_and_nothing_is_lost():
 def test_rows_side_by_side_are_the_same_as_all_at_once(count):
     x, y = torch.arange(float(count)), torch.arange(float(count)).flip(0)
     before = torch.get_num_threads()
-    tens, both = engine.rows(lambda a, b: (a * 10, a + b), x, y, size=8)
+    tens, both = engine.in_blocks(lambda a, b: (a * 10, a + b), x, y, size=8)
     assert torch.equal(tens, x * 10)
     assert torch.equal(both, x + y)
     assert torch.get_num_threads() == before
@@ -121,7 +121,7 @@ def test_rows_are_computed_in_threads_of_their_own_with_one_torch_thread_each():
         seen.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads(), len(part)))
         return (part,)
 
-    engine.rows(look, torch.zeros(20), size=8)
+    engine.in_blocks(look, torch.zeros(20), size=8)
     several = len(os.sched_getaffinity(0)) > 1
     assert [main for main, *_ in seen] == [not several] * 3
     assert sorted(size for *_, size in seen) == [4, 8, 8]
@@ -130,4 +130,4 @@ def test_rows_are_computed_in_threads_of_their_own_with_one_torch_thread_each():
 
 def test_an_error_in_some_rows_comes_through():
     with pytest.raises(UsageError, match="got 2"):
-        engine.rows(lambda part: refuse(len(part) - 2), torch.zeros(20), size=8)
+        engine.in_blocks(lambda part: refuse(len(part) - 2), torch.zeros(20), size=8)

@@ -72,6 +72,8 @@ def test_queries_must_fit_the_spec(made):
     for queries in (torch.rand(0, 2, 3), torch.rand(5, 3, 2), torch.rand(2, 3)):
         with pytest.raises(UsageError, match="expected queries of shape"):
             Fingerprint(queries=queries, scorer=made.scorer, spec=SPEC)
+    with pytest.raises(UsageError, match=r"^expected float32 queries, got torch\.float64: convert them with \.float"):
+        Fingerprint(queries=made.queries.double(), scorer=made.scorer, spec=SPEC)
     with pytest.raises(UsageError, match=r"threshold in \[0, 1\], got 2"):
         Fingerprint(queries=made.queries, scorer=made.scorer, spec=SPEC, threshold=2)
 
@@ -133,5 +135,9 @@ def test_parts_that_do_not_fit_are_refused_even_where_the_digest_is_right(made, 
 
 
 def test_other_contents_are_refused(made, tmp_path, smoke_zoo):
-    with pytest.raises(IntegrityError, match="expected a fingerprint of format 1"):
+    with pytest.raises(IntegrityError, match=r"expected a fingerprint in '.*', got another file of metav: check the"):
         Fingerprint.load(smoke_zoo._weights("target"))
+    path = tmp_path / "newer.safetensors"
+    save_tensors(path, made._tensors(), {**made._meta(), "format": 2})
+    with pytest.raises(IntegrityError, match=r"expected a fingerprint of format 1 in '.*', got format 2: use the"):
+        Fingerprint.load(path)

@@ -128,6 +128,14 @@ def test_a_secret_that_a_server_repeats_is_left_out_of_the_error(httpserver, mon
         answered(httpserver, refusal, headers=secrets(["Authorization=THE_KEY"]))
 
 
+def test_a_secret_that_begins_with_a_shorter_one_is_left_out_whole(httpserver, monkeypatch):
+    monkeypatch.setenv("TENANT", "acme")
+    monkeypatch.setenv("THE_KEY", "acme-9f3b77aa")
+    refusal = Response("key acme-9f3b77aa of acme is not known", 403)
+    with pytest.raises(EndpointError, match=r"\(key \[secret\] of \[secret\] is not known\)"):
+        answered(httpserver, refusal, headers=secrets(["X-Tenant=TENANT", "Authorization=THE_KEY"]))
+
+
 @pytest.mark.parametrize("inputs", [[{}], {"a": 1}, 3])
 def test_a_server_that_tells_nonsense_of_its_inputs_is_an_error(httpserver, inputs):
     httpserver.expect_request("/v2/models/m").respond_with_json({"name": "m", "inputs": inputs})

@@ -137,6 +137,8 @@ def test_a_ledger_belongs_to_one_fingerprint_one_suspect_and_one_process_at_a_ti
         Ledger(kept, made.digest, "another")
     with pytest.raises(SettingsError, match="expected a ledger for the fingerprint 00"):
         Ledger(kept, "00", "the target")
+    with pytest.raises(SettingsError, match="expected a ledger for the fingerprint 00"):
+        Ledger(kept, "00", "another")
     held = Ledger(kept, made.digest, "the target")
     with pytest.raises(SettingsError, match="in use"):
         Ledger(kept, made.digest, "the target")
@@ -177,7 +179,7 @@ def test_single_queries_are_each_on_disk_before_the_next(made, tmp_path):
 
 def test_an_incomplete_ledger_is_no_verdict(made, kept):
     kept.write_bytes(b"".join(kept.read_bytes().splitlines(keepends=True)[:20]))
-    with pytest.raises(EndpointError, match="got some less: name the suspect too"):
+    with pytest.raises(EndpointError, match="got only some: name the suspect too"):
         judge(made, "", Access(), kept)
 
 
@@ -223,6 +225,6 @@ def test_what_cannot_be_judged_is_told_with_the_ledger_that_keeps_it(made, tmp_p
     with serving(lambda x: tiny.tables().target(x)[:, :2]) as server:
         for _ in range(2):
             with pytest.raises(
-                SuspectError, match=r"Its answers are kept in '.*kept\.jsonl': delete it to ask again\."
+                SuspectError, match=r"apart; its answers are kept in '.*kept\.jsonl', delete it to ask again\.$"
             ):
                 judge(made, f"{server.url}/v2/models/m", Access(), tmp_path / "kept.jsonl")

@@ -69,7 +69,7 @@ def test_the_whole_of_a_scenario_resumes_and_shows_its_page(tmp_path, monkeypatc
 
 def test_options_that_the_paper_fixes_are_refused(capsys):
     assert main(["bench", "paper", "--scheme", "metav"]) == 2
-    assert "got another option: leave it out" in capsys.readouterr().err.replace("\n", " ")
+    assert "beside paper, got --scheme: leave it out" in capsys.readouterr().err.replace("\n", " ")
     assert main(["bench", "paper", "--only", "cars"]) == 2
     assert "got 'cars': choose one of them." in capsys.readouterr().err.replace("\n", " ")
     assert main(["bench", "paper", "--only"]) == 2
@@ -101,7 +101,7 @@ def test_when_a_curve_is_high_enough():
 
 
 def test_the_time_left_is_that_of_what_was_seen():
-    pace, cell = running.Pace(), Cell(scheme="a", repetition=0, queries=100)
+    pace, cell = running.Forecast(), Cell(scheme="a", repetition=0, queries=100)
     assert pace.left({"skin": [cell]}, 2) == "left: 1 fingerprints of kinds that were not timed so far"
     assert pace.left({"skin": []}, 2) == "left: about 0 min"
     for repetition, seconds in enumerate((100.0, 200.0, 200.0)):
@@ -121,7 +121,7 @@ def test_a_run_that_goes_on_knows_how_long_fingerprints_take(smoke_zoo, tmp_path
         name="warfarin", shows="", scenario="warfarin", schemes=("metav(iterations=2)",), repeats=2, queries=(4,)
     )
     cell = running.planned(part, smoke_zoo)[0]
-    pace = running.Pace()
+    pace = running.Forecast()
     pace.recall(part, smoke_zoo)
     assert pace.seconds("warfarin", cell) is None
     done = CellResult(cell=cell, scores=(), construct_seconds=60.0, verify_seconds=60.0)
@@ -160,7 +160,7 @@ def test_again_forgets_what_was_kept_of_its_parts_alone(smoke_zoo, tmp_path, mon
     for part in parts:
         for file in cells.paths(smoke_zoo, running.planned(part, smoke_zoo)).values():
             file.result.parent.mkdir(parents=True, exist_ok=True)
-            for kept in (file.result, file.fingerprint, learning.kept(file.result)):
+            for kept in (file.result, file.fingerprint, learning.curve_file(file.result)):
                 kept.write_text("[]")
     counts = {part.name: len(running.missing(part, smoke_zoo)) for part in parts}
     assert set(counts.values()) == {0}

@@ -98,7 +98,7 @@ LINEAGES = [
 @pytest.mark.parametrize(("text", "architecture", "anew", "obfuscation"), LINEAGES)
 def test_a_lineage_says_what_it_is_of(target, text, architecture, anew, obfuscation):
     found = parse(text, target)
-    assert (found.architecture, found.made_anew, found.obfuscation) == (architecture, anew, obfuscation)
+    assert (found.architecture, found.new_architecture, found.obfuscation) == (architecture, anew, obfuscation)
 
 
 @pytest.mark.parametrize("name", ["paper", "api", "open-world"])
@@ -290,6 +290,6 @@ def test_what_a_classifier_may_let_out():
     ("more", "value", "kept"), [(True, 0.91, True), (True, 0.89, False), (False, 1.09, True), (False, 1.11, False)]
 )
 def test_a_theft_is_of_use_if_it_lost_a_tenth_at_most(more, value, kept):
-    assert Merit(name="x", more=more).kept({"x": value}, {"x": 1.0}) is kept
+    assert Merit(name="x", more=more).is_useful({"x": value}, {"x": 1.0}) is kept
     worse = -1 - abs(1 - value) if more else -1 + abs(1 - value)  # of a figure below 0, as a log-likelihood is
-    assert Merit(name="x", more=more).kept({"x": worse}, {"x": -1.0}) is kept
+    assert Merit(name="x", more=more).is_useful({"x": worse}, {"x": -1.0}) is kept

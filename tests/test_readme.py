@@ -17,7 +17,7 @@ import tiny
 from metav import paper, schemes, training
 from metav.errors import UsageError
 from metav.paper import page
-from metav.results import METRICS, cell
+from metav.results import METRICS, with_interval
 from metav.zoo import Zoo
 from own_task import task
 
@@ -73,7 +73,7 @@ def test_what_is_reached_is_what_the_committed_results_say(name):
     )
     assert {"warfarin": 3, "fashion": 4, "skin": 4}[name] == len(shown)
     for title, first, rest in shown:
-        assert [first, *rest.split(" | ")] == [cell(rows[title][key]) for key in METRICS], title
+        assert [first, *rest.split(" | ")] == [with_interval(rows[title][key]) for key in METRICS], title
     assert next(iter(rows.values()))["command"] in readme
 
 
@@ -112,19 +112,21 @@ def test_what_schemes_reach_on_skin_is_what_the_committed_results_say():
     page = (ROOT / "docs" / "skin.md").read_text().replace("*", "")
     rows = json.loads((ROOT / "results" / "paper" / "skin" / "results.json").read_text())
     for row in rows:
-        cells = [cell(row[key]) for key in METRICS] + [cell(row[key], 1) for key in ("false_accusations", "missed")]
+        cells = [with_interval(row[key]) for key in METRICS] + [
+            with_interval(row[key], 1) for key in ("false_accusations", "missed")
+        ]
         assert f"| `{row['title']}` | {' | '.join(cells)} |" in page
     assert rows[0]["command"] in page
     earlier = json.loads((ROOT / "results" / "skin" / "results.json").read_text())
-    assert all(" | ".join(cell(row[key]) for row in earlier) in page for key in METRICS)
+    assert all(" | ".join(with_interval(row[key]) for row in earlier) in page for key in METRICS)
 
 
 def test_the_open_world_table_is_that_of_the_committed_results():
     text = (ROOT / "docs" / "cohort.md").read_text().replace("*", "")
     rows = json.loads((ROOT / "results" / "warfarin-open-world" / "results.json").read_text())
-    assert " | ".join(cell(row["auc"]) for row in rows) in text
+    assert " | ".join(with_interval(row["auc"]) for row in rows) in text
     for key in ("false_accusations", "missed"):
-        assert " | ".join(cell(row[key], 1) for row in rows) in text, key
+        assert " | ".join(with_interval(row[key], 1) for row in rows) in text, key
     for row in rows:
         assert f"{row['negatives']} independent" in text
         assert f"{row['positives']} thefts" in text
@@ -137,7 +139,7 @@ def test_what_schemes_meet_in_the_open_world_of_images_is_what_the_committed_res
     rows = json.loads((ROOT / "results" / f"{scenario}-open-world" / "results.json").read_text())
     assert " | ".join(f"`{row['title']}`" for row in rows) in text
     for key, digits in {"auc": 3, "robustness_at_full_uniqueness": 3, "false_accusations": 1, "missed": 1}.items():
-        assert " | ".join(cell(row[key], digits) for row in rows) in text, key
+        assert " | ".join(with_interval(row[key], digits) for row in rows) in text, key
     assert f"({rows[0]['negatives']} independent" in text
     assert f"{rows[0]['positives']} thefts" in text
     assert rows[0]["command"] in text
@@ -148,9 +150,9 @@ def test_other_targets_of_fashion_are_what_the_committed_results_say():
     for row in json.loads((ROOT / "results" / "open-world" / "fashion.json").read_text()):
         name = "open world" if row["protocol"] == "open-world" else "the paper's"
         cells = [f"`{row['title']}`"]
-        cells += [cell(row[key]) for key in ("aruc", "auc", "robustness_at_full_uniqueness")]
-        cells += [f"{cell(row['false_accusations'], 1)} of {row['negatives']}"]
-        cells += [f"{cell(row['missed'], 1)} of {row['positives']}"]
+        cells += [with_interval(row[key]) for key in ("aruc", "auc", "robustness_at_full_uniqueness")]
+        cells += [f"{with_interval(row['false_accusations'], 1)} of {row['negatives']}"]
+        cells += [f"{with_interval(row['missed'], 1)} of {row['positives']}"]
         assert f"| {row['target']}, {name} | {' | '.join(cells)} |" in text
         assert row["command"] in text
 
@@ -185,7 +187,7 @@ def test_what_is_harder_is_what_the_committed_results_say():
     text = (ROOT / "docs" / "harder.md").read_text()
     rows = json.loads((ROOT / "results" / "warfarin-few" / "results.json").read_text())
     for value in {row["models"] for row in rows}:
-        cells = [cell(row[key]) for row in rows if row["models"] == value for key in ("aruc", "auc")]
+        cells = [with_interval(row[key]) for row in rows if row["models"] == value for key in ("aruc", "auc")]
         assert f"| {35 if value is None else value} | {' | '.join(cells)} |" in text
     assert rows[0]["command"] in text
     rows = json.loads((ROOT / "results" / "warfarin-unseen-obfuscation" / "results.json").read_text())
@@ -196,7 +198,7 @@ def test_what_is_harder_is_what_the_committed_results_say():
     assert rows[1]["scheme"] == "cohort"
     assert (missed[1], rows[1]["false_accusations"]["mean"]) == (0, 0)
     assert f"ARUC {rows[1]['aruc']['mean']:.3f}, AUC {seen[1]:.3f}" in text
-    assert f"misses {missed[0]:.1f} of the {rows[0]['positives']}, AUC {cell(rows[0]['auc'])}" in text
+    assert f"misses {missed[0]:.1f} of the {rows[0]['positives']}, AUC {with_interval(rows[0]['auc'])}" in text
     rows = json.loads((ROOT / "results" / "skin-api" / "results.json").read_text())
     found = {(row["scheme"].split("(")[0], row["view"]): f"{row['aruc']['mean']:.3f}" for row in rows}
     assert f"ARUC {found['metav', 'label']}, with all of the answer {found['metav', None]}" in " ".join(text.split())
@@ -209,8 +211,8 @@ def test_the_price_of_valid_queries_is_what_the_committed_results_say():
     text = (ROOT / "docs" / "own-model.md").read_text()
     rows = json.loads((ROOT / "results" / "warfarin-valid" / "results.json").read_text())
     for row in rows:
-        cells = [cell(row[key]) for key in ("aruc", "auc", "robustness_at_full_uniqueness")]
-        cells += [cell(row[key], 1) for key in ("false_accusations", "missed")]
+        cells = [with_interval(row[key]) for key in ("aruc", "auc", "robustness_at_full_uniqueness")]
+        cells += [with_interval(row[key], 1) for key in ("false_accusations", "missed")]
         assert f"| `{row['scheme']}` | {' | '.join(cells)} |" in text
     assert rows[0]["command"] in text
 
@@ -219,8 +221,8 @@ def test_where_the_cohort_falls_short_is_what_the_committed_results_say():
     text = " ".join((ROOT / "docs" / "cohort.md").read_text().split())
     rows = json.loads((ROOT / "results" / "paper" / "warfarin" / "results.json").read_text())
     (row,) = (row for row in rows if row["scheme"] == "cohort")
-    assert f"ARUC {cell(row['aruc'])}" in text
-    assert f"robustness at 100 % uniqueness {cell(row['robustness_at_full_uniqueness'])}" in text
+    assert f"ARUC {with_interval(row['aruc'])}" in text
+    assert f"robustness at 100 % uniqueness {with_interval(row['robustness_at_full_uniqueness'])}" in text
     assert f"{row['false_accusations']['mean']:.1f} false accusations of {row['negatives']}" in text
     shares = {name: found["recognised"] for name, found in row["by_lineage"].items() if found["positive"]}
     students = {name.split()[1]: shares.pop(name) for name in list(shares) if name.startswith("Distillation")}
@@ -245,7 +247,7 @@ def test_the_table_of_schemes_says_what_they_need():
     words = {"labels": "class labels", "vectors": "several values", "anything": "anything"}
     for name, _, answers, target, learns in rows:
         needs = schemes.SCHEMES[name].needs
-        assert answers == words[needs.suspect] + ("; 2 N answers" if needs.per_query == 2 else "")
+        assert answers == words[needs.answers] + ("; 2 N answers" if needs.per_query == 2 else "")
         assert target == ("gradients" if needs.gradients else "answers")
         assert ("thefts from them" in learns) is needs.cohort
         assert ("stolen and independent models" in learns) is (needs.suspects and not needs.cohort)

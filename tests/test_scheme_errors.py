@@ -217,7 +217,7 @@ def test_an_unknown_option(name):
 def test_the_nearest_option_that_is_not_given_yet_is_suggested():
     with pytest.raises(UsageError, match=r"got 'lable=1': did you mean 'labels'\?$"):
         schemes.get("cohort(lable=1)")
-    with pytest.raises(UsageError, match=r"got 'labels=0': correct it\.$"):
+    with pytest.raises(UsageError, match=r"^expected labels once, got it again in 'labels=0': leave one out\.$"):
         schemes.get("cohort(labels=1,labels=0)")
 
 
@@ -246,6 +246,14 @@ BAD = {
     "cohort(pool=-1)": "pool of at least 0, got -1",
     "cohort(near=2)": "near and independents in [0, 1]",
     "cohort(ridge=0)": "finite ridge and sharp above 0",
+    "cohort(exact=7)": "exact of 0 or 1, got 7",
+    "cohort(half=-1)": "half of 0 or 1, got -1",
+    "cohort(labels=2)": "labels of 0 or 1, got 2",
+    "liteguard(valid=2)": "valid of 0 or 1, got 2",
+    "metav(half=5)": "half of 0 or 1, got 5",
+    "metav(lr=0)": "a finite lr above 0, got 0.0",
+    "metav(query_lr=-1)": "a finite query_lr of at least 0, got -1.0",
+    "metav(": "like wp(0.3) or metav(batch=4), got 'metav('",
     "akh(7)": "no arguments, got '7'",
 }
 

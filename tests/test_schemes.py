@@ -14,7 +14,7 @@ import tiny
 from metav import benchmark, results, schemes
 from metav.cli import main
 from metav.errors import UsageError
-from metav.results import COUNTS, METRICS, cell
+from metav.results import COUNTS, METRICS, with_interval
 from metav.schemes import SCHEMES
 from metav.testing import check_scheme
 from metav.verification import verify
@@ -178,11 +178,13 @@ def test_what_cannot_be_used_is_na_in_the_report(bench):
     assert report.count("## `") == 1
     assert set(pd.read_csv(bench / "scores.csv").scheme) == {"metav(iterations=2)"}
     assert [path.name for path in bench.glob("*.svg")] == ["warfarin-metav-iterations-2.svg"]
-    assert cell(None) == "n/a"
+    assert with_interval(None) == "n/a"
 
 
 def test_rows_are_as_many_as_schemes_whatever_lacks(smoke_zoo):
-    cells = benchmark.run(smoke_zoo, ["metav(iterations=2)", "akh"], repeats=1, queries=[3], jobs=1)
+    cells = benchmark.run(
+        smoke_zoo, benchmark.planned(smoke_zoo, ["metav(iterations=2)", "akh"], repeats=1, queries=[3]), jobs=1
+    )
     assert {each.cell.scheme for each in cells} == {"metav(iterations=2)"}
     assert benchmark.lacking(smoke_zoo, "akh") == benchmark.lacking(smoke_zoo, "cohort(labels=1)") == "class labels"
     with pytest.raises(UsageError, match=r"expected models with class labels for cohort\(labels=1\)"):

@@ -87,7 +87,7 @@ def test_architectures_have_the_layers_of_their_papers(name, convolutions, linea
 
 @pytest.mark.parametrize(("name", "convolutions"), [("S", 25), ("XL", 5)])
 def test_below_224_pixels_batch_norm_follows_every_convolution_of_s_and_xl(name, convolutions):
-    small, large = (scenarios.load("skin", profile).make(name)() for profile in ("cpu", "paper"))
+    small, large = (scenarios.load("skin", profile).constructor(name)() for profile in ("cpu", "paper"))
     pairs = [block for block in small.modules() if isinstance(block, nn.Sequential) and len(block) == 2]
     normed = [block for block in pairs if [type(each).__name__ for each in block] == ["Convolution", "BatchNorm2d"]]
     assert len(normed) == convolutions
@@ -188,7 +188,7 @@ def test_a_student_comes_closer_to_its_teacher_than_a_model_of_its_kind_from_scr
 
 
 def test_a_fingerprint_is_made_and_tested_on_classifiers(zoo):
-    (result,) = benchmark.run(zoo, ["metav(iterations=2)"], repeats=1, queries=[3], jobs=1)
+    (result,) = benchmark.run(zoo, benchmark.planned(zoo, ["metav(iterations=2)"], repeats=1, queries=[3]), jobs=1)
     assert all(0 <= score.rate <= 1 for score in result.scores)
     assert {score.positive for score in result.scores} == {True, False}
 
@@ -279,7 +279,7 @@ def test_a_scenario_goes_to_other_processes_by_name_and_not_with_its_data(scenar
 
 
 def test_the_file_is_named_and_which_one_it_is(scenario):
-    path, which = skin_data.located()
+    path, which = skin_data.fetched()
     assert which in ("official", "rebuilt")
     assert scenario.data == f"DermaMNIST, the {which} file, {path}"
     train = skin_data.dermamnist("train")

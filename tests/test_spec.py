@@ -208,7 +208,7 @@ def test_valid_queries_of_a_form_that_rejects_nothing(text):
         ({"one_hot": ((3, 6),)}, "expected groups of different features, numbered from 0 to 5"),
         (
             {"input_shape": (3, 2)},
-            "expected one value for each of 0 features of a table in low, got 6 for inputs of shape",
+            "expected one number in low for inputs of shape (3, 2), got 6: only a table has one for each feature",
         ),
     ],
 )

@@ -154,6 +154,8 @@ def test_figures_of_quality_that_do_not_fit_are_said_before_anything_is_trained(
         ({"epochs": 2.5}, r"expected a whole number for epochs of the task, got float \(2.5\)"),
         ({"fit": 3}, "expected a function for fit of the task, got 3"),
         ({"tuning_lr": -0.1}, "expected a finite tuning_lr above 0, got -0.1"),
+        ({"lr": "0.001"}, "expected a number for lr of the task, got str"),
+        ({"name": 3}, r"expected a word for name of the task, got int \(3\)"),
         ({"name": "warfarin"}, "expected another name than metav's own 'warfarin'"),
         (
             {"spec": replace(SPEC, output_shape=(1,)), "target": nn.Linear(3, 1)},

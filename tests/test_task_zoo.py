@@ -279,7 +279,7 @@ def test_layers_that_share_a_weight_share_it_in_every_suspect(tmp_path):
 
 
 def test_the_targets_architecture_may_compute_its_new_weights():
-    make = task(target=nn.Sequential(Grid(3, 8), nn.ReLU(), nn.Linear(8, 2))).scenario("smoke").make("same")
+    make = task(target=nn.Sequential(Grid(3, 8), nn.ReLU(), nn.Linear(8, 2))).scenario("smoke").constructor("same")
     with torch.device("meta"):
         assert not next(make().parameters()).is_meta
 

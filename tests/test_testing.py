@@ -25,7 +25,7 @@ from metav.verification import query
 class Plain:
     """Real examples; conforms. Broken schemes do something more before or after."""
 
-    needs: ClassVar[Needs] = Needs(suspect="labels", gradients=False)
+    needs: ClassVar[Needs] = Needs(answers="labels", gradients=False)
 
     def construct(self, ensemble, *, queries, seed):
         self.before(ensemble)

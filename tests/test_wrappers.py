@@ -13,10 +13,11 @@ import torch
 
 import tiny
 from metav.access import Access
+from metav.campaign import judge
 from metav.endpoints import Local, connect
 from metav.endpoints.retried import Retried
 from metav.endpoints.wrappers import Batched, Ordered, Pace, Paced, Prepared
-from metav.errors import EndpointError, UsageError
+from metav.errors import EndpointError, OrderError, UsageError
 from misbehaving import serving
 
 
@@ -58,6 +59,18 @@ def test_another_order_of_classes_is_put_right():
         torch.testing.assert_close(got.float(), (want.argmax(1) if labels else want).float(), rtol=1e-5, atol=1e-6)
     deep = Ordered(Local(lambda x: shuffled(x)[:, :, None, None]), order)  # as networks that pool at the end answer
     torch.testing.assert_close(deep.query(x), want)
+
+
+@pytest.mark.parametrize("tried", [(), (1, 0, 2), (0, 2, 1)])
+def test_the_order_that_is_asked_for_is_the_suspect_s_whatever_was_tried_before(fingerprint, tried):
+    order = [1, 2, 0]  # the target's first class is the suspect's second
+    shuffled = lambda x: tiny.tables().target(x)[:, [order.index(place) for place in range(3)]]  # noqa: E731
+    with serving(shuffled) as server:
+        url = f"{server.url}/v2/models/m"
+        with pytest.raises(OrderError, match=r"ask with --classes 1 2 0\.$") as caught:
+            judge(fingerprint, url, Access(classes=tried))
+        assert list(caught.value.places) == order
+        assert judge(fingerprint, url, Access(classes=tuple(order))).derived
 
 
 @pytest.mark.parametrize("value", [0.58, 3.0, -1.0, math.nan])

@@ -4,6 +4,7 @@ The public names; nothing heavy is imported before one of them is used.
 
 Fingerprint             queries + scorer + spec in one file
 verify, Verdict         ask a suspect, judge it by its answers
+Spec                    what a model takes and gives
 schemes, Ensemble       ways to make a fingerprint
 Task, Part              your own model, and examples
 scenarios, Zoo          the paper's tasks and their suspects

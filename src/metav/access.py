@@ -24,7 +24,7 @@ class Access:
     Attributes
     ----------
     batch
-        Queries at a time; 0 for 32 over HTTP and all at once from a file.
+        Queries at a time; 0 for 32 over HTTP and 4096 from a file.
     attempts
         How often a request is made that fails for a passing reason (time-outs, 429, 5xx, broken connections).
     rate
@@ -60,13 +60,14 @@ class Access:
     channels_last: Annotated[bool, _SEVERAL] = False
 
     def __post_init__(self) -> None:
-        paced = self.rate == 0 or SLOWEST <= self.rate <= FASTEST
-        if self.batch < 0 or self.attempts < 1 or not paced or not 0 < self.timeout <= LONGEST:
-            raise UsageError(
-                f"expected --batch of at least 0, --rate of 0 or {SLOWEST:g} to {FASTEST:g}, --attempts of at least 1 "
-                f"and --timeout above 0 and up to {LONGEST:g}, got "
-                f"{self.batch}, {self.rate:g}, {self.attempts} and {self.timeout:g}: give another number."
-            )
+        for name, holds, wanted in (
+            ("batch", self.batch >= 0, "of at least 0"),
+            ("attempts", self.attempts >= 1, "of at least 1"),
+            ("rate", self.rate == 0 or SLOWEST <= self.rate <= FASTEST, f"of 0, or from {SLOWEST:g} to {FASTEST:g}"),
+            ("timeout", 0 < self.timeout <= LONGEST, f"above 0 and of at most {LONGEST:g}"),
+        ):
+            if not holds:
+                raise UsageError(f"expected --{name} {wanted}, got {getattr(self, name):g}: give another number.")
         if f'"{QUERY}"' in self.request and self.batch > 1:
             raise UsageError(
                 f'expected no --batch beside a request for a single "{QUERY}", got {self.batch}: leave it out, or '

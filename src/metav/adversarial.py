@@ -14,7 +14,7 @@ from metav.engine import seeded
 from metav.errors import UsageError
 from metav.optim import Adam
 from metav.suspects.base import Draft, Training
-from metav.training import Part, kept, mini_batches, train_mode
+from metav.training import Part, mini_batches, nonzero_masks, train_mode
 
 PENALTY = 0.5  # R1: without it perceptrons collapse to noise in a few shapes; batch norm spares the DCGAN from that
 
@@ -114,7 +114,7 @@ def _fit_one(draft: Draft, training: Training, part: Part, codes: Codes) -> None
     gan.requires_grad_(False)
     named = dict(gan.named_parameters())
     learnt = {name: named[name].requires_grad_(True) for name in draft.trainable}
-    masks = kept({name: learnt[name] for name in draft.sparse})
+    masks = nonzero_masks({name: learnt[name] for name in draft.sparse})
     critic = Adam(gan.discriminator.requires_grad_(True).parameters(), training.lr, RECIPE.betas)
     train_mode(gan)
     maker = Adam(learnt.values(), training.lr, RECIPE.betas)

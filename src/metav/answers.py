@@ -10,13 +10,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import one_hot, softmax
 
-from metav.errors import SuspectError
+from metav.errors import OrderError, SuspectError
 from metav.spec import Spec
 
 ROUNDED = 0.02  # by how much each of a few rounded probabilities may let their sum miss 1
 MISSED = 0.1  # by how much a sum may miss 1 at most
-SPILL, ASTRAY = 0.1, 0.35  # of noisy or coarsely rounded probabilities: beyond [0, 1]; of any sum, on average MISSED
-MOST = 50.0  # percent: what classes that are given have of 100 on average, so that the answers are no logits
+SPILL = 0.1  # how far one noisy or coarsely rounded probability may lie outside [0, 1]
+ASTRAY = 0.35  # how far one sum of such may miss 1; on average MISSED
+MOST = 50.0  # percent: rows that sum to more on average are percentages, not logits
 BYTES = 127.0  # a highest value of all images beyond which they are in 0..255
 ALIKE, UNLIKE = 0.8, 0.3  # correlations with the target of answers in another order, and in the one given
 VARIED = 0.05  # standard deviation of the largest probability, below which it tells little
@@ -78,8 +79,8 @@ def usable(raw: Tensor, count: int) -> Tensor:
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).reshape(count, -1).any(1).sum())
         raise SuspectError(
-            f"expected finite answers, got NaN or infinity in {bad} of {count}: the suspect cannot be judged on these. "
-            "Of an API, a name in --answer that is not there gives them too."
+            f"expected finite answers, got NaN or infinity in {bad} of {count}: look at the suspect, or at a name in "
+            "--answer that is not there."
         )
     return values
 
@@ -213,10 +214,10 @@ def _check_order(outputs: Tensor, reference: Tensor, what: str) -> None:
     order = correlation[rows, columns]
     best = float(order[moved].mean())
     if given < UNLIKE and best > ALIKE and order[seen].mean() > ALIKE:
-        raise SuspectError(
+        raise OrderError(
             f"expected the target's order of {what}, got answers that agree with it in another (correlation "
-            f"{best:.2f} instead of {given:.2f}): if that is how it documents them, ask with "
-            f"--classes {' '.join(map(str, columns))}."
+            f"{best:.2f} instead of {given:.2f})",
+            columns.tolist(),
         )
 
 

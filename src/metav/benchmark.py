@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from metav import cells, engine, kept_cohort, protocols, schemes
 from metav.answers import understand
-from metav.cells import Cell, CellResult, Failure, Kept, Score
+from metav.cells import Cell, CellFiles, CellResult, Failure, Score
 from metav.errors import MetavError, SuspectError, UsageError
 from metav.fingerprint import Fingerprint
 from metav.frozen import folded
@@ -58,7 +58,7 @@ def ensemble(
             lineages += [each for lineage in lineages for each in zoo.snapshots(lineage)]
         return [load(lineage) for lineage in lineages]
 
-    # a cohort's models are more than fit into memory, which those that are mapped leave free for each other
+    # a cohort does not fit into memory: its files stay mapped, and folding would copy their weights
     load = zoo.load if cohort else partial(_cheap, zoo)
     public = zoo.scenario.parts["public"]
     return Ensemble(
@@ -144,15 +144,15 @@ def require(zoo: Zoo, scheme: str) -> None:
     UsageError
         One sentence that says what is lacking.
     """
-    if schemes.get(scheme).needs.cohort and zoo.scenario.cohort is None:
+    maker, plan = schemes.get(scheme), zoo.scenario.cohort
+    if maker.needs.cohort and plan is None:
         raise UsageError(
             f"expected a scenario with a matched-teacher cohort for {scheme}, got {zoo.scenario.name}, "
             "which plans none: set teachers in a task of your own, or choose another scheme (metav schemes)."
         )
     schemes.require(scheme, zoo.scenario.spec)
-    maker = schemes.get(scheme)
-    if isinstance(maker, Cohort) and zoo.scenario.cohort is not None:
-        maker.check_size(zoo.scenario.cohort.teachers, zoo.scenario.cohort.copies)
+    if isinstance(maker, Cohort) and plan is not None:
+        maker.check_size(plan.teachers, plan.copies)
 
 
 def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
@@ -188,7 +188,7 @@ def run_cell(zoo: Zoo, cell: Cell, kept: Path | None = None) -> CellResult:
                 rate=rate or 0.0,
                 threshold=fingerprint.threshold,
                 refused=rate is None,
-                useful=scenario.merit.kept(suspect.quality, target),
+                useful=scenario.merit.is_useful(suspect.quality, target),
                 quality=dict(suspect.quality),
             )
             for view, rate in rates.items()
@@ -205,7 +205,7 @@ def judged(fingerprint: Fingerprint, answers: Tensor) -> float | None:
 
 
 def matching_rate(fingerprint: Fingerprint, answers: Tensor) -> float:
-    """The same, 0 where it could not give a verdict: nobody is accused without one."""
+    """The matching rate of a suspect's answers; 0 where no verdict is possible, so that nobody is accused."""
     return judged(fingerprint, answers) or 0.0
 
 
@@ -258,13 +258,17 @@ def planned(
     zoo: Zoo,
     scheme_names: Sequence[str],
     *,
-    repeats: int,
-    queries: Sequence[int],
-    models: Sequence[int],
+    repeats: int = 5,
+    queries: Sequence[int] = (100,),
+    models: Sequence[int] = (0,),
     protocol: Protocol = "paper",
     left_out: Sequence[str] | None = None,
 ) -> list[Cell]:
-    """The cells of all schemes that can be used; what the protocol leaves out one after the other, or some of it."""
+    """The cells of all schemes that can be used, for `run`.
+
+    Each scheme constructs each number of `queries` from each number of `models` a side, 0 for all of the construction
+    half. `left_out` names some of what the protocol leaves out, instead of all in turn.
+    """
     return [
         Cell(scheme=name, repetition=repetition, queries=n, models=count, protocol=protocol, left_out=out)
         for name in scheme_names
@@ -278,33 +282,23 @@ def planned(
 
 def run(
     zoo: Zoo,
-    scheme_names: Sequence[str],
+    wanted: Sequence[Cell],
     *,
-    repeats: int = 5,
-    queries: Sequence[int] = (100,),
-    models: Sequence[int] = (0,),
-    protocol: Protocol = "paper",
-    left_out: Sequence[str] | None = None,
     jobs: int = 2,
     again: bool = False,
     progress: Callable[[int], None] | None = None,
     failed: Callable[[Failure], None] | None = None,
 ) -> list[CellResult]:
-    """Compute the cells of all schemes that can be used, on a zoo that is built, in `jobs` processes.
+    """Compute cells, as `planned` names them, on a zoo that is built, in `jobs` processes.
 
-    Each scheme constructs each number of `queries` from each number of `models` a side, 0 for all of the construction
-    half. `left_out` names some of what the protocol leaves out, instead of all in turn. Cells that an earlier run has
-    computed, on the same zoo by the same code, are taken from where it kept them, unless `again`. A cell that fails
-    does not stop the others: it is given to `failed` instead of being returned.
+    Cells that an earlier run has computed, on the same zoo by the same code, are taken from where it kept them, unless
+    `again`. A cell that fails does not stop the others: it is given to `failed` instead of being returned.
 
     Raises
     ------
     MetavError
         A cell failed and there is no `failed`; or a process was killed.
     """
-    wanted = planned(
-        zoo, scheme_names, repeats=repeats, queries=queries, models=models, protocol=protocol, left_out=left_out
-    )
     paths = cells.paths(zoo, wanted)
     sweep(folder := cells.folder("cells", zoo))
     if again:
@@ -333,7 +327,7 @@ def run(
     return [found[cell] for cell in wanted if cell in found]
 
 
-def _run_and_keep(zoo: Zoo, wanted: tuple[Cell, Kept]) -> CellResult | Failure:
+def _run_and_keep(zoo: Zoo, wanted: tuple[Cell, CellFiles]) -> CellResult | Failure:
     """Compute a cell, and keep it at once: a run that is killed loses those it is at."""
     cell, kept = wanted
     try:

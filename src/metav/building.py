@@ -51,12 +51,12 @@ def _train(zoo: ZooFiles, group: Sequence[str]) -> None:
             return
         start = time.perf_counter()
         together = "+".join(zoo.identity(text) for text in group)  # a stack's state is that of all its members
-        drafts = [_draft(zoo, zoo.scenario.lineage(text), together) for text in group]
-        data = {draft.training.data for draft in drafts if draft.training is not None}
+        drafts = {text: _draft(zoo, zoo.scenario.lineage(text), together) for text in group}
+        data = {draft.training.data for draft in drafts.values() if draft.training is not None}
         device = engine.device()
         parts = {**zoo.scenario.parts, **{name: zoo.scenario.part(name) for name in data}}
         parts = {name: part.to(device) for name, part in parts.items()}
-        learning = {text: draft for text, draft in zip(group, drafts, strict=True) if draft.training is not None}
+        learning = {text: draft for text, draft in drafts.items() if draft.training is not None}
         fixed = {text: _fixed(draft) for text, draft in learning.items()}
         for draft in learning.values():  # the others are as they should be
             draft.to(device)
@@ -64,19 +64,18 @@ def _train(zoo: ZooFiles, group: Sequence[str]) -> None:
                 draft.prepare(parts[draft.training.data].x)
         if learning:
             zoo.scenario.fit(list(learning.values()), parts)
-        for draft in drafts:
+        for draft in drafts.values():
             draft.to(torch.device("cpu"))
             draft.model.eval().requires_grad_(False)  # a task's own fit may not
         for text, draft in learning.items():
             _check_fixed(draft, fixed[text], text)
-        earlier = sum(draft.checkpoint.spent for draft in drafts if draft.checkpoint is not None)
+        earlier = sum(draft.checkpoint.spent for draft in drafts.values() if draft.checkpoint is not None)
         seconds = (time.perf_counter() - start + earlier) / len(group)
-        models = dict(zip(group, (draft.model for draft in drafts), strict=True))
-        target = zoo.load("target") if zoo.has("target") else models["target"]
+        target = zoo.load("target") if zoo.has("target") else drafts["target"].model
         for text in missing:
+            draft = drafts[text]
             if not zoo.has(text):  # only its snapshots may be missing; others were made from it as it is
-                _save(zoo, text, models[text], target, seconds)
-            draft = drafts[group.index(text)]
+                _save(zoo, text, draft.model, target, seconds)
             before = deepcopy(draft.model) if draft.snapshots else draft.model  # the model may be the target itself
             for snapshot, epochs in zip(zoo.snapshots(text), draft.snapshots, strict=True):
                 if epochs not in draft.kept:

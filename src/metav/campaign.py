@@ -20,7 +20,16 @@ from metav.access import Access
 from metav.endpoints import check, connect, content_of, named, shaping
 from metav.endpoints.ledger import Ledger
 from metav.endpoints.wrappers import Traffic
-from metav.errors import EndpointError, MetavError, SettingsError, StorageError, SuspectError, UsageError, brief
+from metav.errors import (
+    EndpointError,
+    MetavError,
+    OrderError,
+    SettingsError,
+    StorageError,
+    SuspectError,
+    UsageError,
+    brief,
+)
 from metav.fingerprint import Fingerprint
 from metav.storage import canonical_json, make_folder
 from metav.verification import Verdict, verify
@@ -91,25 +100,27 @@ def judge(
     traffic
         As for `connect`.
     """
+    said: list[str] = []
     with ExitStack() as stack:
 
-        def book() -> Ledger:
-            facts = (named(suspect), content or content_of(suspect, access)) if suspect else ("", "")
-            opened = Ledger(ledger or Path(), fingerprint.digest, *facts, said=replace(access, classes=()).remarks())
+        def open_ledger() -> Ledger:
+            whose = (named(suspect), content or content_of(suspect, access)) if suspect else ("", "")
+            opened = Ledger(ledger or Path(), fingerprint.digest, *whose, said=replace(access, classes=()).remarks())
             if not suspect:
                 said.extend(opened.header.get("said", ()))
             return stack.enter_context(closing(opened))
 
-        said: list[str] = []
-
-        endpoint = connect(suspect, fingerprint.spec, access, None if ledger is None else book, traffic)
+        endpoint = connect(suspect, fingerprint.spec, access, None if ledger is None else open_ledger, traffic)
         stack.enter_context(closing(endpoint))
         try:
             verdict = verify(fingerprint, endpoint, repeat=REPEAT)
         except SuspectError as error:
+            found = error.after(access.classes) if isinstance(error, OrderError) and access.classes else error
             if ledger is None:
-                raise
-            raise SuspectError(f"{error} Its answers are kept in {str(ledger)!r}: delete it to ask again.") from error
+                raise found from error
+            raise SuspectError(
+                f"{str(found).rstrip('.')}; its answers are kept in {str(ledger)!r}, delete it to ask again."
+            ) from error
         return replace(verdict, remarks=(*verdict.remarks, *said, *access.remarks()))
 
 
@@ -148,8 +159,8 @@ def judge_all(
                 content = content_of(suspect, access)
                 if name in done and done[name]["content"] == content:
                     return Outcome(suspect=name, earlier=done[name])
-                book = hashlib.sha256(f"{fingerprint.digest}{suspect}{content}".encode()).hexdigest()[:16]
-                ledger = None if ledgers is None else ledgers / f"{book}.jsonl"
+                mark = hashlib.sha256(f"{fingerprint.digest}{suspect}{content}".encode()).hexdigest()[:16]
+                ledger = None if ledgers is None else ledgers / f"{mark}.jsonl"
                 verdict = judge(fingerprint, suspect, access, ledger, content, traffic)
                 outcome = Outcome(suspect=name, content=content, verdict=verdict)
             except MetavError as error:
@@ -187,9 +198,9 @@ def judge_all(
 @contextmanager
 def _opened(out: Path, campaign: str) -> Iterator[tuple[dict[str, dict[str, str]], TextIO]]:
     """What an earlier run has finished, and its file, open at the end of its last whole line; for one run alone."""
+    make_folder(out.parent, "--out")
     with ExitStack() as stack:
         try:
-            make_folder(out.parent, "--out")
             stack.enter_context(FileLock(out.with_name(f".{out.name}.lock"), timeout=0))
             done = finished(out, campaign)
             file = stack.enter_context(out.open("a", newline="", encoding="utf-8"))

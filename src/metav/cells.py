@@ -22,7 +22,11 @@ from metav.protocols import Protocol
 from metav.storage import canonical_json, home, make_folder, write_atomic
 from metav.zoo import Zoo
 
-ALIKE: tuple[Protocol, ...] = ("paper", "api", "open-world")  # protocols that construct from the same suspects
+SAME_CONSTRUCTION: tuple[Protocol, ...] = (
+    "paper",
+    "api",
+    "open-world",
+)  # protocols that construct from the same suspects
 FAILURES = "failures.txt"  # beside the results
 LEARN = [found.version for found in distributions(name="scikit-learn")]  # which fits outsiders of the open world
 
@@ -113,21 +117,21 @@ def failed(cell: Cell, error: Exception) -> Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class CellFiles:
     """Where the result of a cell is kept, and its fingerprint, which cells that differ in their test alone share."""
 
     result: Path
     fingerprint: Path
 
 
-def paths(zoo: Zoo, wanted: Sequence[Cell]) -> dict[Cell, Kept]:
+def paths(zoo: Zoo, wanted: Sequence[Cell]) -> dict[Cell, CellFiles]:
     """Where some cells are kept; the record of each model is read once."""
     digest = cache(lambda lineage: zoo.record(lineage).digest)
     found = {}
     for cell in wanted:
-        shared = replace(cell, protocol="paper") if cell.protocol in ALIKE else cell
+        shared = replace(cell, protocol="paper") if cell.protocol in SAME_CONSTRUCTION else cell
         fingerprint = path(zoo, shared, digest).with_suffix(".safetensors")
-        found[cell] = Kept(result=path(zoo, cell, digest), fingerprint=fingerprint)
+        found[cell] = CellFiles(result=path(zoo, cell, digest), fingerprint=fingerprint)
     return found
 
 

@@ -25,7 +25,7 @@ class Checkpoint:
     def __init__(self, path: Path, identity: str, every: float = EVERY) -> None:
         self.path, self.identity, self.every = path, identity, every
         self.last = self.began = time.monotonic()
-        self.spent = 0.0  # seconds of earlier runs, of which the state is
+        self.spent = 0.0  # seconds that earlier runs spent to reach the saved state
 
     def resume(self, live: Mapping[str, Tensor]) -> int:
         """Copy the saved state into the tensors `live`; return what was done, 0 if nothing is there.

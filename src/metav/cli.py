@@ -1,4 +1,4 @@
-"""The command line: one function per command, no logic. Nothing heavy is imported before a command runs."""
+"""The command line: one function per command. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from metav.cli_options import (
     a_file,
     at_least_one,
     command_line,
+    command_words,
     fill,
-    given,
 )
 from metav.cli_paper import bench_paper
 from metav.cli_verify import verify
@@ -78,11 +78,20 @@ def bench(
     takes --only, --profile, --out, --data, --jobs and --again.
     """
     if scenario == "paper":
-        fixed = (scheme, queries, models, left_out, which.zoo, None if repeats == 5 else repeats, snapshots or None)
-        if any(each is not None for each in fixed) or protocol != "paper":
+        fixed = {
+            "--scheme": scheme,
+            "--queries": queries,
+            "--models": models,
+            "--left-out": left_out,
+            "--zoo": which.zoo,
+            "--repeats": None if repeats == 5 else repeats,
+            "--snapshots": snapshots or None,
+            "--protocol": None if protocol == "paper" else protocol,
+        }
+        if refused := [name for name, value in fixed.items() if value is not None]:
             raise UsageError(
-                "expected --profile, --only, --out, --data, --jobs or --again beside paper, got another option: "
-                "leave it out, or name one scenario."
+                f"expected --profile, --only, --out, --data, --jobs or --again beside paper, got {refused[0]}: leave "
+                "it out, or name one scenario."
             )
         return bench_paper(only, which, out, jobs, again)
     if only is not None:
@@ -105,38 +114,27 @@ def bench(
         at_least_one("models", count)
     cohort = any(schemes.get(name).needs.cohort for name in names)
     open_world = protocol == "open-world"
-    found = which.open(scenario, snapshots=snapshots, cohort=cohort, open_world=open_world)
-    tested = protocols.check(found.scenario, protocol)
+    zoo = which.open(scenario, snapshots=snapshots, cohort=cohort, open_world=open_world)
+    tested = protocols.check(zoo.scenario, protocol)
     counts = list(dict.fromkeys(models or [0]))
-    protocols.check_enough(found.scenario, tested, counts, repeats, left_out)
-    lacking = {name: reason for name in names if (reason := benchmark.lacking(found, name))}
+    protocols.check_enough(zoo.scenario, tested, counts, repeats, left_out)
+    lacking = {name: reason for name in names if (reason := benchmark.lacking(zoo, name))}
     for name in [name for name in names if name not in lacking] or names:
-        benchmark.require(found, name)
-    found.prepare()
+        benchmark.require(zoo, name)
+    zoo.prepare()
     usual = ((which.profile, "cpu"), (tested, "paper"))
     parts = [scenario, *(each for each, default in usual if each != default)]
     folder = make_folder(out or Path("metav-results") / "-".join(parts), "--out")
-    fill(found, jobs)
-    cells = (len(names) - len(lacking)) * len(numbers) * len(counts) * repeats
-    cells *= len(protocols.what_is_left_out(found.scenario, tested, left_out))
+    fill(zoo, jobs)
+    wanted = benchmark.planned(
+        zoo, names, repeats=repeats, queries=numbers, models=counts, protocol=tested, left_out=left_out
+    )
     failures: list[Failure] = []
-    with progress_bar("constructing fingerprints", cells) as progress:
-        results = benchmark.run(
-            found,
-            names,
-            repeats=repeats,
-            queries=numbers,
-            models=counts,
-            protocol=tested,
-            left_out=left_out,
-            jobs=jobs,
-            again=again,
-            progress=progress,
-            failed=failures.append,
-        )
+    with progress_bar("constructing fingerprints", len(wanted)) as progress:
+        results = benchmark.run(zoo, wanted, jobs=jobs, again=again, progress=progress, failed=failures.append)
     from metav import report
 
-    report.lost(folder, failures)
+    report.write_tracebacks(folder, failures)
     if not results and (folder / report.NAME).exists():
         complain(f"{folder / report.NAME} is of an earlier run.")
     if not results and len({failure.error for failure in failures}) == 1:
@@ -144,11 +142,11 @@ def bench(
     for failure in failures:
         complain(f"{failure.cell}: {failure.error}")
     if not results:
-        raise MetavError(f"expected figures of {cells} fingerprints, got none: see the errors above.")
+        raise MetavError(f"expected figures of {len(wanted)} fingerprints, got none: see the errors above.")
 
-    rows = report.write(folder, found.scenario, results, command_line(), lacking, failures)
+    rows = report.write(folder, zoo.scenario, results, command_line(), lacking, failures)
     output().print(report.summary(rows))
-    output().print(f"Report, results and figures are in {folder}/: open {folder / 'report.md'}.", soft_wrap=True)
+    output().print(f"Report, results and figures are in {folder}/: open {folder / report.NAME}.", soft_wrap=True)
     return 1 if failures else 0
 
 
@@ -181,19 +179,19 @@ def fingerprint(
     if not 0 <= seed < 2**32:
         raise UsageError(f"expected --seed of at least 0 and below 2**32, got {seed}: give another number.")
     cohort = schemes.get(scheme).needs.cohort
-    found = which.open(scenario, snapshots=snapshots, cohort=cohort)
-    benchmark.require(found, scheme)
-    found.prepare()
+    zoo = which.open(scenario, snapshots=snapshots, cohort=cohort)
+    benchmark.require(zoo, scheme)
+    zoo.prepare()
     make_folder(out.parent, "--out")
-    fill(found, jobs)
-    if scheme == "metav" and (spec := found.scenario.spec).output == "probabilities" and len(spec.input_shape) == 3:
+    fill(zoo, jobs)
+    if scheme == "metav" and (spec := zoo.scenario.spec).output == "probabilities" and len(spec.input_shape) == 3:
         better = f"--scheme '{VARIANT['skin']}'"
         output().print(f"On Skin's classifiers of images {better} was better than metav alone.", soft_wrap=True)
     with clock(f"constructing {scheme}"):
-        made = benchmark.construct(found, scheme, found.scenario.suspects, queries=queries, seed=seed)
+        made = benchmark.construct(zoo, scheme, zoo.scenario.suspects, queries=queries, seed=seed)
     digest = made.save(out)
     output().print(f"{out}: {len(made.queries)} queries, digest {digest}", soft_wrap=True)
-    if problem := flaws.flaw(found, made):
+    if problem := flaws.flaw(zoo, made):
         complain(problem)
         return 1
     return 0
@@ -212,7 +210,7 @@ def schemes_() -> int:
         needs = scheme.needs
         table.add_row(
             name,
-            ANSWERS[needs.suspect] + ("" if needs.per_query == 1 else f", {needs.per_query} N of them"),
+            ANSWERS[needs.answers] + ("" if needs.per_query == 1 else f", {needs.per_query} N of them"),
             "gradients" if needs.gradients else "answers",
             "independent models, teachers, thefts from target and teachers (a cohort)"
             if needs.cohort
@@ -229,16 +227,16 @@ def inspect(file: File) -> int:
     """Show what a fingerprint holds, after checking its digest."""
     from metav.fingerprint import Fingerprint
 
-    found = Fingerprint.load(file)
+    made = Fingerprint.load(file)
     table = Table(show_header=False)
-    spec = found.spec
+    spec = made.spec
     facts = {
-        "queries": f"{len(found.queries)} of shape {spec.input_shape}, in {spec.box}",
+        "queries": f"{len(made.queries)} of shape {spec.input_shape}, in {spec.box}",
         "answers": f"{spec.output} of shape {spec.output_shape}{f', {spec.unit}' if spec.unit else ''}",
-        "scorer": ", ".join([found.scorer.kind, *(f"{k} {v}" for k, v in found.scorer.settings().items())]),
-        "threshold": f"derived if the matching rate is above {found.threshold:g}",
-        **{name: _plain(value) for name, value in found.provenance.items()},
-        "digest": found.digest,
+        "scorer": ", ".join([made.scorer.kind, *(f"{k} {v}" for k, v in made.scorer.settings().items())]),
+        "threshold": f"derived if the matching rate is above {made.threshold:g}",
+        **{name: _plain(value) for name, value in made.provenance.items()},
+        "digest": made.digest,
     }
     for name, value in facts.items():
         table.add_row(name, value)
@@ -257,12 +255,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0, or of verify 10 (evidence of copying); 1 (could not complete), 2 (usage) or 130 (interrupted).
     """
-    given[:] = sys.argv[1:] if arguments is None else arguments
+    command_words[:] = sys.argv[1:] if arguments is None else arguments
     data = os.environ.get("METAV_DATA")  # which --data sets, for this run
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # no verdict is lost to a letter that a terminal lacks
     try:
-        code = app(given, exit_on_error=False, print_error=False, result_action="return_value")
+        code = app(command_words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         complain(_wrong_usage(error))
         return 2

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from metav.scenarios import Scenario
     from metav.zoo import Zoo as ZooFolder
 
-given: list[str] = []  # of this run, for the results
+command_words: list[str] = []  # of this run, for the results
 
 
 def _several(help_: str, name: str | None = None) -> Parameter:
@@ -33,7 +33,7 @@ BenchName = Annotated[
 Only = Annotated[
     list[str] | None,
     _several(
-        "Of paper, all of these scenarios (skin, warfarin, fashion), or these parts (skin-main, skin-queries, ...)."
+        "With paper: scenarios (skin, warfarin, fashion), each with all parts, or parts (skin-main, skin-queries, ...)."
     ),
 ]
 Schemes = Annotated[
@@ -80,7 +80,7 @@ Again = Annotated[
     bool,
     Parameter(
         negative="",
-        help="Construct and judge all anew, also what an earlier run has kept, but for what a cohort answered.",
+        help="Compute fingerprints and verdicts anew, even those an earlier run kept; not what a cohort answered.",
     ),
 ]
 Cohort = Annotated[
@@ -141,29 +141,29 @@ class Whole(Which):
 
     def opened(self, name: str) -> ZooFolder:
         """The zoo; what is asked for and the scenario does not plan is refused."""
-        found = self.open(name, snapshots=self.snapshots, cohort=self.cohort, open_world=self.open_world)
+        zoo = self.open(name, snapshots=self.snapshots, cohort=self.cohort, open_world=self.open_world)
         for option, asked, planned in (
-            ("--cohort", self.cohort, found.scenario.cohort),
-            ("--open-world", self.open_world, found.scenario.strangers),
+            ("--cohort", self.cohort, zoo.scenario.cohort),
+            ("--open-world", self.open_world, zoo.scenario.strangers),
         ):
             if asked and not planned:
                 raise UsageError(f"expected a scenario that plans models for {option}, got {name}: leave it out.")
-        return found
+        return zoo
 
 
 WHICH, WHOLE = Which(), Whole()  # without options
 
 
-def fill(found: ZooFolder, jobs: int) -> None:
+def fill(zoo: ZooFolder, jobs: int) -> None:
     """Say where the data are, and train what is missing of a zoo."""
-    output().print(f"Data: {found.scenario.data}.", soft_wrap=True)
-    with progress_bar(f"zoo {found.scenario.name}", len(found.lineages())) as progress:
-        found.build(jobs=jobs, progress=progress)
+    output().print(f"Data: {zoo.scenario.data}.", soft_wrap=True)
+    with progress_bar(f"zoo {zoo.scenario.name}", len(zoo.lineages())) as progress:
+        zoo.build(jobs=jobs, progress=progress)
 
 
 def command_line() -> str:
     """The command line as it was given."""
-    return shlex.join(["metav", *given])
+    return shlex.join(["metav", *command_words])
 
 
 def at_least_one(name: str, value: int) -> None:

@@ -34,7 +34,7 @@ def bench_paper(only: list[str] | None, which: Which, out: Path | None, jobs: in
         zoos[scenario] = which.open(scenario, cohort=cohort)
         zoos[scenario].prepare()
         fill(zoos[scenario], jobs)
-    pace, failed = running.Pace(), 0
+    pace, failed = running.Forecast(), 0
     if again:
         running.forget(parts, zoos)
     for part in parts:
@@ -49,9 +49,9 @@ def bench_paper(only: list[str] | None, which: Which, out: Path | None, jobs: in
             found, failures = running.run(part, zoo, folder, command_line(), jobs=jobs, progress=progress)
         pace.note(part.scenario, found)
         failed += len(failures)
-        report.lost(folder / part.name, failures)
+        report.write_tracebacks(folder / part.name, failures)
         for failure in failures:
             complain(f"{part.name}, {failure.cell.scheme}, repetition {failure.cell.repetition}: {failure.error}")
         page.write(folder)
-    output().print(f"All results are in {folder}/: open {folder / page.NAME}.", soft_wrap=True)
+    output().print(f"All results are in {folder}/: open {folder / report.NAME}.", soft_wrap=True)
     return 1 if failed else 0

@@ -164,7 +164,7 @@ def _all(found: Fingerprint, suspects: Path, access: Access, ledgers: Path | Non
     if table.row_count:
         output().print(table)
     if more := sum(counts.values()) - table.row_count:
-        output().print(f"The file alone has {more} more.")
+        output().print(f"{more} more are in the file alone.")
     said = ", ".join(f"{number} {word}" for word, number in counts.items())
     output().print(f"{total} suspects: {said}. All verdicts are in {out}.", soft_wrap=True)
     return EVIDENCE if counts[DERIVED] else int(counts[FAILED] > 0)

@@ -34,10 +34,10 @@ def build(
 ) -> int:
     """Train the suspects that are missing. Interrupted or killed, it goes on where it was."""
     at_least_one("jobs", jobs)
-    found = which.opened(scenario)
-    found.prepare()
-    fill(found, jobs)
-    output().print(f"{len(found.lineages())} models are in {found.folder}.", soft_wrap=True)
+    zoo = which.opened(scenario)
+    zoo.prepare()
+    fill(zoo, jobs)
+    output().print(f"{len(zoo.lineages())} models are in {zoo.folder}.", soft_wrap=True)
     return 0
 
 
@@ -58,9 +58,9 @@ def list_(
             raise UsageError(
                 f"expected a JSON file for --out, got {str(out)!r}, where its picture goes: name it .json."
             )
-    found = which.open(scenario)
-    rows = listing.rows(found)
-    quality = list(found.record("target").quality)
+    zoo = which.open(scenario)
+    rows = listing.rows(zoo)
+    quality = list(zoo.record("target").quality)
     table = Table("family", "truly", "weights", "seconds", *quality, "lineage")
     for row in rows:
         figures = (f"{row[name]:.3f}" for name in quality)
@@ -69,8 +69,8 @@ def list_(
     output().print(table)
     if out is not None:
         make_folder(out.parent, "--out")
-        listing.write(found, rows, out, command_line())
-        sheet = sheets.write(found, rows, out.with_suffix(".png"))
+        listing.write(zoo, rows, out, command_line())
+        sheet = sheets.write(zoo, rows, out.with_suffix(".png"))
         output().print(f"Written: {out}, {sheet}.", soft_wrap=True)
     return 0
 
@@ -82,12 +82,12 @@ def verify(
     which: Whole = WHOLE,
 ) -> int:
     """Check every suspect's files against their digests; exit 1 if one is missing or damaged."""
-    found = which.opened(scenario)
-    problems = found.verify()
+    zoo = which.opened(scenario)
+    problems = zoo.verify()
     for problem in problems:
         complain(problem)
-    total = len(found.everything())
-    output().print(f"{total - len(problems)} of {total} models in {found.folder} are whole.", soft_wrap=True)
+    total = len(zoo.everything())
+    output().print(f"{total - len(problems)} of {total} models in {zoo.folder} are whole.", soft_wrap=True)
     return 1 if problems else 0
 
 
@@ -103,12 +103,12 @@ def export(
     from metav.storage import make_folder
 
     a_file(out, "zoo.tar")
-    found = which.opened(scenario)
-    found.check_settings()
+    zoo = which.opened(scenario)
+    zoo.check_settings()
     make_folder(out.parent, "--out")
-    with progress_bar(f"exporting {scenario}", len(found.everything())) as progress:
-        archive.export(found, out, progress)
-    output().print(f"{out}: {len(found.everything())} models.", soft_wrap=True)
+    with progress_bar(f"exporting {scenario}", len(zoo.everything())) as progress:
+        archive.export(zoo, out, progress)
+    output().print(f"{out}: {len(zoo.everything())} models.", soft_wrap=True)
     return 0
 
 
@@ -122,9 +122,9 @@ def import_(
     """Take what the zoo lacks from an archive, after checking its digests."""
     from metav import archive
 
-    found = which.opened(scenario)
-    archive.check(found, file)  # before a bar is drawn
-    with progress_bar(f"importing {scenario}", len(found.everything())) as progress:
-        taken = archive.import_(found, file, progress)
-    output().print(f"{taken} models were added to {found.folder}.", soft_wrap=True)
+    zoo = which.opened(scenario)
+    archive.check(zoo, file)  # before a bar is drawn
+    with progress_bar(f"importing {scenario}", len(zoo.everything())) as progress:
+        taken = archive.import_(zoo, file, progress)
+    output().print(f"{taken} models were added to {zoo.folder}.", soft_wrap=True)
     return 0

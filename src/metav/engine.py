@@ -60,7 +60,7 @@ def _call(function: Callable[[Item], Result], item: Item) -> Result:
         return function(item)
 
 
-def rows(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, size: int = 50) -> tuple[Tensor, ...]:
+def in_blocks(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, size: int = 50) -> tuple[Tensor, ...]:
     """Apply `function` to `size` rows of some tensors at a time, side by side in threads, and join what it returns.
 
     For functions of rows that do not depend on each other. Used outside of the processes of `map` it takes all cores;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 BRIEF = 200  # characters
 
@@ -38,7 +38,26 @@ class MissingExtraError(MetavError, ImportError):
 
 
 class SuspectError(MetavError, ValueError):
-    """A suspect answered something that no matching rate can be computed from."""
+    """A model, suspect or target, gave answers that cannot be used."""
+
+
+class OrderError(SuspectError):
+    """A suspect's classes, or values, stand in another order than the target's.
+
+    Attributes
+    ----------
+    places
+        For each class or value of the target, its place in the suspect's answers.
+    """
+
+    def __init__(self, found: str, places: Sequence[int]) -> None:
+        words = " ".join(map(str, places))
+        super().__init__(f"{found}: if that is how it documents them, ask with --classes {words}.")
+        self.found, self.places = found, tuple(places)
+
+    def after(self, places: Sequence[int]) -> OrderError:
+        """The same, where the answers had been put into the order of `places` before."""
+        return OrderError(self.found, [places[each] for each in self.places])
 
 
 class EndpointError(MetavError, ConnectionError):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from metav import evaluation
-from metav.results import KINDS, cell, sides
+from metav.results import KINDS, sides, with_interval
 from metav.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.05])
         curves(left, scores)
         by_lineage(right, scores, families)
-        left.set_title(f"ARUC {cell(row['aruc'])} (ceiling 0.980)", loc="left")
+        left.set_title(f"ARUC {with_interval(row['aruc'])} (ceiling 0.980)", loc="left")
         right.set_title(SIDES, loc="right")
         about = f"{row['scenario']} ({row['profile']}, {row['protocol']}), {row['queries']} queries"
         title(figure, f"{row['title']}\n{about}, {row['repeats']} repetitions, test suspects")
@@ -172,7 +172,7 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
             x = [row[name] * ASIDE ** len(used) if log else row[name] + BESIDE * len(used) for row in mine]
             used.append(shade)
             ax.plot(x, means, color=shade, linewidth=1.6, linestyle=dash, marker="o", markersize=4)
-            ax.errorbar(x, means, within(means, halves), fmt="none", color=shade, elinewidth=0.8, capsize=2)
+            ax.errorbar(x, means, bar_lengths(means, halves), fmt="none", color=shade, elinewidth=0.8, capsize=2)
             ends.append((means[-1], line.replace(", ", "\n").replace("(", "\n(").replace(",", ",\n"), shade))
         low = max(0.0, np.floor(10 * low) / 10)
         top = np.inf  # of the room that is left for labels, from the highest line down
@@ -191,7 +191,7 @@ def sweep(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     return figure
 
 
-def within(means: evaluation.Rates, halves: evaluation.Rates) -> evaluation.Floats:
+def bar_lengths(means: evaluation.Rates, halves: evaluation.Rates) -> evaluation.Floats:
     """Lengths (2, n) of bars below and above means in [0, 1], cut off where no value can be."""
     found, sizes = np.asarray(means, dtype=np.float64), np.asarray(halves, dtype=np.float64)
     return np.stack([np.minimum(sizes, found), np.minimum(sizes, 1 - found)])

@@ -59,10 +59,12 @@ class Fingerprint:
             )
         if not torch.isfinite(self.queries).all():
             raise UsageError("expected finite queries, got NaN or infinity: leave out models that answer with them.")
-        if self.queries.dtype != torch.float32 or not self.spec.inside(self.queries):
+        if self.queries.dtype != torch.float32:
+            raise UsageError(f"expected float32 queries, got {self.queries.dtype}: convert them with .float().")
+        if not self.spec.inside(self.queries):
             raise UsageError(
-                f"expected float32 queries in {self.spec.box}, got {self.queries.dtype} in "
-                f"[{self.queries.min():g}, {self.queries.max():g}]: map them into the box of the inputs."
+                f"expected queries in {self.spec.box}, got values in [{self.queries.min():g}, "
+                f"{self.queries.max():g}]: map them into the box of the inputs."
             )
         expected = (len(self.queries), *self.spec.output_shape)
         if self.reference is not None and tuple(self.reference.shape) != expected:
@@ -119,10 +121,12 @@ class Fingerprint:
             There is no such file; it is truncated, was edited, or is of a newer format.
         """
         tensors, meta = storage.load_tensors(Path(path), _MEND)
-        if meta.get("format") != FORMAT or meta.get("content") != "fingerprint":
+        if meta.get("content") != "fingerprint":
+            raise IntegrityError(f"expected a fingerprint in {str(path)!r}, got another file of metav: check the path.")
+        if meta.get("format") != FORMAT:
             raise IntegrityError(
-                f"expected a fingerprint of format {FORMAT} in {str(path)!r}, got {meta.get('content')} of "
-                f"format {meta.get('format')}: use the metav release that wrote it."
+                f"expected a fingerprint of format {FORMAT} in {str(path)!r}, got format {meta.get('format')}: use the "
+                "metav release that wrote it."
             )
         try:
             spec = Spec(**{name: _tuples(value) for name, value in meta["spec"].items()})
@@ -137,7 +141,7 @@ class Fingerprint:
                 reference=tensors.get("reference"),
             )
             made.score(torch.zeros(len(made.queries), *spec.output_shape))
-        except (TypeError, KeyError, ValueError, AttributeError, RuntimeError, ImportError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise IntegrityError(
                 f"expected queries, spec and scorer that fit together in {str(path)!r}, got others ({reason}): {_MEND}"

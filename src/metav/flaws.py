@@ -38,9 +38,9 @@ def flaw(zoo: Zoo, fingerprint: Fingerprint) -> str:
     accused = sum(rate > fingerprint.threshold for rate in rates)
     if accused > len(known) / 2:
         return (
-            f"expected a fingerprint that tells the {len(known)} independent models that it was made from from the "
-            f"target, got one that accuses {accused}: train them as the target was (epochs, lr, fit), scale answers to "
-            "about 1, or use standardise=robust where the scheme has it."
+            f"expected a fingerprint that accuses few of the {len(known)} independent models that it was made from, "
+            f"got {accused} accused: train them as the target was (epochs, lr, fit), scale answers to about 1, or use "
+            "standardise=robust where the scheme has it."
         )
     return ""
 
@@ -64,8 +64,8 @@ def _unlearnt(zoo: Zoo) -> str:
     if poor > len(trained) / 2 and its > CLEAR:
         scaled = ", and let models scale answers that are far from 1" if scenario.spec.output == "regression" else ""
         return (
-            f"expected independent models that have learnt the task, got {poor} of {len(trained)} that are less than "
-            f"half as far from a constant answer as the target (skill {its:.2f}), so that competent ones may be "
+            f"expected independent models that have learnt the task, got {poor} of {len(trained)} whose skill (0: a "
+            f"constant answer, 1: no error) is below half of the target's, {its:.2f}, so that competent ones may be "
             f"accused: train them as the target was (epochs, lr, fit){scaled}."
         )
     return ""

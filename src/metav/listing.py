@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metav.results import environment
-from metav.storage import write_atomic
+from metav.storage import write_json
 from metav.zoo import Zoo
 
 FACTS = ("family", "truly", "lineage", "parameters", "seconds", "digest")  # of a row; the others are its quality
@@ -54,4 +53,4 @@ def write(zoo: Zoo, models: Sequence[Mapping[str, Any]], path: Path, command: st
         "command": command,
         "models": list(models),
     }
-    write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(path, content)

@@ -39,8 +39,8 @@ def check(scenario: Scenario, name: str) -> Protocol:
 def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[Suspect]]:
     """Halve positives and negatives at random into construction and test suspects (MetaV, section 5.2).
 
-    A suspect and what was made from it go to the same half, and so do those that were made from one model between them
-    and the target: nothing that a test suspect shares but the target is constructed from.
+    Suspects with a common ancestor other than the target go to one half: construction sees no relative of a test
+    suspect but the target.
 
     Raises
     ------
@@ -59,8 +59,8 @@ def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[S
             halves[len(halves[0]) + len(chain) > len(side) // 2].extend(chain)
         if min(map(len, halves)) < 2:
             raise UsageError(
-                f"expected at least four {kind} suspects, two to construct from and two to test on that are not made "
-                f"from one another, got {len(side)}: add some to the scenario."
+                f"expected {kind} suspects that fill two halves with two each, none made from one in the other half, "
+                f"got {len(side)} in {len(chains)} groups of relatives: add some to the scenario."
             )
         construction += [halves[0][index] for index in generator.permutation(len(halves[0]))]
         test += halves[1]
@@ -112,7 +112,9 @@ def what_is_left_out(scenario: Scenario, protocol: Protocol, only: Sequence[str]
         found = [scenario.lineage(each.lineage).obfuscation for each in scenario.suspects if each.positive]
     elif protocol == "unseen-architecture":
         lineages = [scenario.lineage(each.lineage) for each in scenario.suspects if not each.positive]
-        found = [each.made_anew for each in lineages if not isinstance(each.step, Ready)]  # which are of no known kind
+        found = [
+            each.new_architecture for each in lineages if not isinstance(each.step, Ready)
+        ]  # which are of no known kind
     else:
         found = [""]
     if not found:
@@ -121,7 +123,7 @@ def what_is_left_out(scenario: Scenario, protocol: Protocol, only: Sequence[str]
         )
     if only is not None and found == [""]:
         raise UsageError(
-            f"expected a protocol that leaves something out, got {protocol}: leave out --left-out, or "
+            f"expected a protocol that leaves something out, got {protocol}: drop --left-out, or "
             "choose unseen-obfuscation or unseen-architecture."
         )
     for name in only or ():
@@ -138,7 +140,7 @@ def is_left_out(scenario: Scenario, protocol: Protocol, left_out: str, lineage: 
     found = scenario.lineage(lineage)
     if protocol == "unseen-obfuscation":
         return found.obfuscation == left_out
-    return protocol == "unseen-architecture" and found.made_anew == left_out
+    return protocol == "unseen-architecture" and found.new_architecture == left_out
 
 
 def divide(

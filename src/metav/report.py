@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,9 @@ from rich.table import Table
 
 from metav import figures, results
 from metav.cells import FAILURES, CellResult, Failure
-from metav.results import cell
+from metav.results import with_interval
 from metav.scenarios import Scenario
-from metav.storage import write_atomic
+from metav.storage import write_atomic, write_json
 
 NAME = "report.md"
 _TITLES = {
@@ -50,12 +49,12 @@ def write(
     rows = results.rows(scenario, cells, command, lacking, failures)
     scores = results.frame(cells)
     (folder / "results.json").unlink(missing_ok=True)  # of an earlier run; it is written last: all is there with it
-    write_atomic(folder / "splits.json", (json.dumps(results.splits(scenario, cells), indent=1) + "\n").encode())
+    write_json(folder / "splits.json", results.splits(scenario, cells))
     write_atomic(folder / "scores.csv", scores.to_csv(index=False).encode())
     before = _drawn_before(folder, scenario.name)
     names = draw(folder, rows, scores)
     write_atomic(folder / NAME, markdown(rows, names).encode())
-    write_atomic(folder / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
+    write_json(folder / "results.json", rows)
     for name in before - set(names):
         for suffix in ("svg", "png"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
@@ -82,7 +81,7 @@ def _drawn_before(folder: Path, scenario: str) -> set[str]:
     return set(re.findall(rf"\]\(({name}-[a-z0-9.-]*)\.svg\)", file.read_text()) if file.exists() else ())
 
 
-def lost(folder: Path, failures: Sequence[Failure]) -> None:
+def write_tracebacks(folder: Path, failures: Sequence[Failure]) -> None:
     """Write the tracebacks of cells that failed, or take away those of an earlier run."""
     file = folder / FAILURES
     traces = [f"{failure.cell}\n{failure.trace}" for failure in failures if failure.trace]
@@ -98,8 +97,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> Table:
     heads += [f"false\naccusations\nof {_range(rows, 'negatives')}", f"missed\nof {_range(rows, 'positives')}"]
     table = Table("scheme", *heads, "construction,\ns")
     for row in rows:
-        shown = [cell(row[key]) for key in results.METRICS] + [cell(row[key], 1) for key in results.COUNTS]
-        table.add_row(row["title"], *shown, cell(row["construct_seconds"], 1))
+        shown = [with_interval(row[key]) for key in results.METRICS] + [
+            with_interval(row[key], 1) for key in results.COUNTS
+        ]
+        table.add_row(row["title"], *shown, with_interval(row["construct_seconds"], 1))
     return table
 
 
@@ -118,6 +119,11 @@ def apart(names: Sequence[str]) -> list[str]:
 def line(*cells: str) -> str:
     """A row of a table in Markdown."""
     return f"| {' | '.join(cells)} |"
+
+
+def head(*cells: str) -> list[str]:
+    """The first two lines of a table in Markdown."""
+    return [line(*cells), "|---" * len(cells) + "|"]
 
 
 def _counts(rows: Sequence[dict[str, Any]]) -> str:
@@ -149,19 +155,18 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
         "",
         f"{_counts(rows)} test suspects in each repetition. Mean over repetitions ± half-width of the 95 % interval.",
         "",
-        "| | " + " | ".join(f"`{row['title']}`" for row in rows) + " |",
-        "|---|" + "---|" * len(rows),
+        *head("", *(f"`{row['title']}`" for row in rows)),
     ]
     for key, title in _TITLES.items():
         digits = 2 if key.endswith("seconds") else 1 if key in results.COUNTS else 3
-        lines.append(f"| {title} | " + " | ".join(cell(row[key], digits) for row in rows) + " |")
+        lines.append(line(title, *(with_interval(row[key], digits) for row in rows)))
     for (part, name), title in _BY_USE.items():
-        found = [row[part] and row[part][name] for row in rows]
-        lines.append(f"| {title} | " + " | ".join(cell(each, 1 if name == "positives" else 3) for each in found) + " |")
+        found, digits = [row[part] and row[part][name] for row in rows], 1 if name == "positives" else 3
+        lines.append(line(title, *(with_interval(each, digits) for each in found)))
     qualities = list(next(iter(first["by_lineage"].values()))["quality"])
     for row in rows:
-        lost = [f"`{row['title']}`, repetition {each['repetition']}: {each['error']}" for each in row.get("failed", ())]
-        lines += ["", *lost] if lost else []
+        for each in row.get("failed", ()):
+            lines += ["", f"`{row['title']}`, repetition {each['repetition']}: {each['error']}"]
         if row.get("refused"):
             lines += ["", f"`{row['title']}`: {row['refused']} times answers allow no verdict; their rate counts as 0."]
         if "not_applicable" in row:
@@ -181,8 +186,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
             "threshold (for independent models these are false accusations); then means of the suspects' own quality "
             "and of their agreement with the target.",
             "",
-            "| " + " | ".join(["lineage", "truly", "n", "mean rate", "recognised as derived", *qualities]) + " |",
-            "|---|" + "---|" * (4 + len(qualities)),
+            *head("family", "truly", "n", "mean rate", "recognised as derived", *qualities),
         ]
         for family, found in row["by_lineage"].items():
             cells = [
@@ -193,5 +197,5 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
                 f"{found['recognised']:.1%}",
                 *(f"{value:.2f}" for value in found["quality"].values()),
             ]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(line(*cells))
     return "\n".join(lines) + "\n"

@@ -229,7 +229,7 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "ci95": ci95, "values": [float(value) for value in values]}
 
 
-def cell(found: Mapping[str, Any] | None, digits: int = 3) -> str:
+def with_interval(found: Mapping[str, Any] | None, digits: int = 3) -> str:
     """A mean with its interval, e.g. `0.951 ± 0.012`; `n/a` where there is none."""
     if found is None:
         return "n/a"

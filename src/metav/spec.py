@@ -48,7 +48,7 @@ class Spec:
     Raises
     ------
     UsageError
-        A shape or the kind of output is none; bounds, steps or groups do not fit the inputs; one sentence says how.
+        A shape or a kind of output is not valid; bounds, steps or groups do not fit the inputs.
     """
 
     input_shape: tuple[int, ...]
@@ -80,6 +80,11 @@ class Spec:
         for name, value in {**shapes, "low": low, "high": high, "steps": steps, "one_hot": groups}.items():
             object.__setattr__(self, name, value)  # plain numbers, whatever they came as: they are saved as JSON
         for name, values in (("low", low), ("high", high), ("steps", steps or 0.0)):
+            if isinstance(values, tuple) and not features:
+                raise UsageError(
+                    f"expected one number in {name} for inputs of shape {self.input_shape}, got {len(values)}: only a "
+                    "table has one for each feature."
+                )
             if isinstance(values, tuple) and len(values) != features:
                 raise UsageError(
                     f"expected one value for each of {features} features of a table in {name}, got {len(values)} for "

@@ -92,6 +92,11 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, as `write_atomic` does."""
+    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
 def sweep(folder: Path, names: re.Pattern[str] = HALF_WRITTEN) -> None:
     """Remove what killed processes left half-written in a folder, more than `OLD` seconds ago.
 

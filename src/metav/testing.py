@@ -71,7 +71,7 @@ def check_scheme(scheme: Scheme, ensemble: Ensemble, *, queries: int = 8, seed: 
     near = found[0] >= NEAR or (needs.suspects and found[0] > made.threshold)
     also = f", or above the threshold {made.threshold:.3f}" if needs.suspects else ""
     _expect(near, f"a rate of the target itself of at least {NEAR}{also}, got {found[0]:.3f}")
-    if needs.suspect == "labels":
+    if needs.answers == "labels":
         plain = [made.scorer.rate(_labels_alone(query(model, made.queries))) for model in models]
         _expect(plain == found, "the same rates from class labels alone, got others")
 

@@ -28,7 +28,9 @@ def call(text: str) -> tuple[str, str]:
     """
     match = _CALL.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"expected a name with arguments, like wp(0.3), got {text!r}: correct it.")
+        raise UsageError(
+            f"expected a name with arguments in parentheses, like wp(0.3) or metav(batch=4), got {text!r}: correct it."
+        )
     return match["name"], match["args"] or ""
 
 
@@ -57,7 +59,9 @@ def build(kind: type[Built], args: str, fixed: Mapping[str, Any] | None = None) 
     for token in filter(None, (part.strip() for part in args.split(","))):
         name, equals, value = (word.strip() for word in token.rpartition("="))
         name = name if equals else next(order, "")
-        if name not in types or name in values:
+        if name in types and name in values:
+            raise UsageError(f"expected {name} once, got it again in {token!r}: leave one out.")
+        if name not in types:
             close = difflib.get_close_matches(name, [each for each in types if each not in values], n=1)
             hint = f"did you mean {close[0]!r}?" if close else "correct it."
             raise UsageError(f"expected {known}, got {token!r}: {hint}")

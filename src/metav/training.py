@@ -197,7 +197,7 @@ def slanted(progress: float) -> float:
     return min(progress / 0.1, (1 - progress) / 0.9)
 
 
-def kept(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def nonzero_masks(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Where weights of linear layers and convolutions are not zero: zeros that pruning left stay when training goes on.
 
     Only of those that have any.
@@ -221,8 +221,8 @@ def _fit_one(draft: Draft, training: Training, parts: Mapping[str, Part], object
     )
     state = dict(draft.model.named_buffers())
     forward = partial(objective.outputs, draft.model)
-    masks = kept({name: learnt[name] for name in draft.sparse})
-    for done in _descend(forward, learnt, masks, state, epochs, training, objective, draft.checkpoint, examples=0):
+    masks = nonzero_masks({name: learnt[name] for name in draft.sparse})
+    for done in _descend(forward, learnt, masks, state, epochs, training, objective, draft.checkpoint, axis=0):
         draft.keep(done, draft.model.state_dict())
 
 
@@ -262,8 +262,8 @@ def _fit_side_by_side(
         for order in map(torch.stack, zip(*(_orders(each, x.shape[1]) for each in trainings), strict=True))
     )
     forward = partial(batched_mlp, drafts[0].model, weights)
-    masks = kept({name: learnt[name] for name in drafts[0].sparse})
-    for done in _descend(forward, learnt, masks, {}, epochs, trainings[0], objective, drafts[0].checkpoint, examples=1):
+    masks = nonzero_masks({name: learnt[name] for name in drafts[0].sparse})
+    for done in _descend(forward, learnt, masks, {}, epochs, trainings[0], objective, drafts[0].checkpoint, axis=1):
         for index, draft in enumerate(drafts):
             draft.keep(done, unstacked(weights, index))
     for index, draft in enumerate(drafts):
@@ -280,13 +280,13 @@ def _descend(
     objective: Objective,
     checkpoint: Checkpoint | None,
     *,
-    examples: int,
+    axis: int,
 ) -> Iterator[int]:
     """Change `learnt` in place by Adam on mini-batches: inputs, labels and a teacher's answers of each epoch.
 
     Yields the number of epochs done after each.
 
-    The examples are along axis `examples`; models along the axes before it share no weights, so that the sum of their
+    The examples are along `axis`; models along the axes before it share no weights, so that the sum of their
     losses keeps their gradients apart. `masks` are 0 where weights stay zero. `state` is what else changes: batch
     statistics.
     """
@@ -296,7 +296,7 @@ def _descend(
     live = {**state, **{f"learnt.{name}": each for name, each in learnt.items()}, **optimiser.state(), "random": random}
     done = checkpoint.resume(live) if checkpoint else 0  # steps
     for epoch, (x, y, taught) in enumerate(islice(epochs, training.until or None)):
-        batches = [mini_batches(each, training.batch, examples) for each in (x, y, y if taught is None else taught)]
+        batches = [mini_batches(each, training.batch, axis) for each in (x, y, y if taught is None else taught)]
         first = epoch * len(batches[0])
         if done >= first + len(batches[0]):
             continue
@@ -306,7 +306,7 @@ def _descend(
             for index, (inputs, labels, answers) in islice(enumerate(zip(*batches, strict=True)), done - first, None):
                 progress = (epoch + index / len(batches[0])) / training.epochs
                 if training.adversarial:
-                    inputs = adverse(forward, objective.loss, inputs, labels, training.adversarial, examples)
+                    inputs = adverse(forward, objective.loss, inputs, labels, training.adversarial, axis)
                 outputs = forward(inputs)
                 if taught is None:
                     errors = objective.loss(outputs, labels)
@@ -314,7 +314,7 @@ def _descend(
                     errors = objective.imitation(outputs, answers, labels, progress)
                 if objective.slanted:  # the middle of the step: neither the first nor the last has a rate of 0
                     optimiser.lr = training.lr * slanted(progress + 0.5 / len(batches[0]) / training.epochs)
-                error = errors.flatten(examples).mean(-1).sum()
+                error = errors.flatten(axis).mean(-1).sum()
                 optimiser.step(torch.autograd.grad(error, optimiser.parameters))
                 with torch.no_grad():
                     for name, mask in masks.items():

@@ -14,8 +14,8 @@ from metav.errors import SuspectError, brief
 from metav.fingerprint import Fingerprint
 from metav.spec import Model
 
-STEADY = 1e-3  # by how much of their range answers to the same query may differ
-ROUNDING, TINY = 1e-5, 1e-12  # and by how much of the largest of them, and at all: graphics cards and batches round
+STEADY = 1e-3  # answers to one query may differ by this share of their range,
+ROUNDING, TINY = 1e-5, 1e-12  # plus this share of the largest, plus this: devices and batches round
 FLAT = 0.01  # of the spread of the target's answers: less is nearly none
 ALIKE, FACTOR = 0.9, 2.0  # correlation, and least factor, of a derived model's answers in another unit
 ASTRAY = 0.2  # a correlation with the target's answers that is less than nearly all thefts have
@@ -102,8 +102,8 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
     if repeat:
         again = query(model, queries[:repeat])
         asked += len(queries[:repeat])
-        each = fingerprint.spec.output == "regression"  # whose values may be of several units
-        if _changed(raw.double(), usable(again, len(queries[:repeat])), each=each):
+        by_value = fingerprint.spec.output == "regression"  # whose values may be of several units
+        if _changed(usable(raw, len(queries)), usable(again, len(queries[:repeat])), by_value=by_value):
             rounds = [outputs, *(understood(query(model, queries))[0] for _ in range(ROUNDS - 1))]
             asked += (ROUNDS - 1) * len(queries)
             outputs = torch.stack(rounds).mean(0)
@@ -175,10 +175,10 @@ def _centred(answers: Tensor) -> Tensor:
     return flat - flat.mean(0)
 
 
-def _changed(first: Tensor, second: Tensor, *, each: bool) -> bool:
-    """Whether answers to the same queries differ by more than rounding, of all their values or of `each`."""
+def _changed(first: Tensor, second: Tensor, *, by_value: bool) -> bool:
+    """Whether answers to the same queries differ by more than rounding, of all their values or `by_value`."""
     if first[: len(second)].shape != second.shape:
         return True
-    axes = 0 if each else tuple(range(first.dim()))
+    axes = 0 if by_value else tuple(range(first.dim()))
     apart, size = (first[: len(second)] - second).abs().amax(axes), first.abs().amax(axes)
     return bool((apart > STEADY * (first.amax(axes) - first.amin(axes)) + ROUNDING * size + TINY).any())

@@ -30,8 +30,8 @@ class Zoo(ZooFiles):
 
         Raises
         ------
-        SettingsError, StorageError
-            The folder holds another zoo, or cannot be written.
+        SettingsError, StorageError, IntegrityError
+            The folder holds another zoo, or cannot be written; its settings are damaged.
         """
         self.prepare()
         sweep(self.folder)
@@ -91,6 +91,6 @@ class Zoo(ZooFiles):
         if training is None:
             return 0.0
         with torch.device("meta"):  # no weights are drawn
-            model = self.scenario.make(lineage.architecture)()
+            model = self.scenario.constructor(lineage.architecture)()
         size = sum(parameter.numel() for parameter in model.parameters())
         return float(len(group) * size * training.epochs * self.scenario.rows(training.data))

@@ -183,12 +183,14 @@ class ZooFiles:
         ------
         SettingsError
             The folder holds a zoo of other settings; the message names the first that differs, with both values.
-        StorageError
-            There is no zoo in the folder.
+        StorageError, IntegrityError
+            There is no zoo in the folder; its settings are damaged.
         """
         path = self.folder / "zoo.json"
         try:
             found = json.loads(path.read_bytes())
+            if not isinstance(found, dict):
+                raise ValueError(repr(found))
         except FileNotFoundError as error:
             raise StorageError(
                 f"expected a zoo in {str(self.folder)!r}, got none: run {self.command} first."
@@ -197,10 +199,6 @@ class ZooFiles:
             raise IntegrityError(
                 f"expected the settings of a zoo in {str(path)!r}, got {error}: build in another folder."
             ) from error
-        if not isinstance(found, dict):
-            raise IntegrityError(
-                f"expected the settings of a zoo in {str(path)!r}, got {found!r}: build in another folder."
-            )
         for name, value in self.settings.items():
             if found.get(name) != value:
                 step = (
@@ -280,7 +278,7 @@ class ZooFiles:
     def _shell(self, lineage: Lineage) -> nn.Module:
         """A model of a lineage's architecture, without weights that mean anything, behind what changes its answers."""
         if lineage.parent is None or isinstance(lineage.step, Distillation):
-            return self.scenario.make(lineage.architecture)()
+            return self.scenario.constructor(lineage.architecture)()
         shell = self._shell(self.scenario.lineage(lineage.parent))
         return lineage.step.wrap(shell) if isinstance(lineage.step, Change) else shell
 
@@ -302,8 +300,8 @@ class ZooFiles:
 
         Raises
         ------
-        SettingsError, StorageError
-            The folder holds another zoo, or cannot be written.
+        SettingsError, StorageError, IntegrityError
+            The folder holds another zoo, or cannot be written; its settings are damaged.
         """
         if (self.folder / "zoo.json").exists():
             self.check_settings()

@@ -22,7 +22,7 @@ from metav.storage import canonical_json
 
 __all__ = ["Access", "Endpoint", "Local", "Wrapper", "connect"]
 
-WHOLE, REQUEST = 4096, 32  # queries at a time: of a file, of a server
+FROM_FILE, REQUEST = 4096, 32  # queries at a time: of a file, of a server
 
 
 def connect(
@@ -44,7 +44,7 @@ def connect(
     access
         How it is asked.
     ledger
-        Opens what keeps its answers, once there is a suspect to ask; without one they all come from it.
+        Opens the file of answers, once the suspect was reached; without a suspect all answers come from it.
     traffic
         What it shares with suspects that are asked at the same time; the pace of its server is added.
 
@@ -83,11 +83,11 @@ def check(access: Access, spec: Spec) -> None:
     if access.header:
         from metav.endpoints.http import secrets
 
-        secrets(list(access.header))
+        secrets(access.header)
 
 
 def named(suspect: str) -> str:
-    """What a suspect is called: a URL without password and query, where keys stand now and then, but for a mark."""
+    """A suspect's name for reports: a URL loses password and query, which may hold keys; a short hash stands for it."""
     bare = re.sub(r"^(\w+://)[^/?#]*@", r"\1", suspect).split("?")[0] if online(suspect) else suspect
     return bare if bare == suspect else f"{bare}#{hashlib.sha256(suspect.encode()).hexdigest()[:8]}"
 
@@ -125,7 +125,7 @@ def size_of_batches(suspect: str, access: Access) -> int:
     """How many queries a suspect is asked at a time: each answer that was paid for is kept before the next request."""
     if f'"{QUERY}"' in access.request:
         return 1
-    return access.batch or (REQUEST if online(suspect) else WHOLE)
+    return access.batch or (REQUEST if online(suspect) else FROM_FILE)
 
 
 def _reach(suspect: str, spec: Spec, access: Access, traffic: Traffic) -> Endpoint:
@@ -155,7 +155,7 @@ def _online(url: str, access: Access) -> Endpoint:
         from metav.endpoints.json_api import MLFLOW, JsonApi
     except ImportError as error:
         raise missing_extra(f"{error.name} for a suspect behind a URL", "none", "http") from error
-    server = Server(url, headers=secrets(list(access.header)), timeout=access.timeout)
+    server = Server(url, headers=secrets(access.header), timeout=access.timeout)
     path = split(url).path.rstrip("/")
     if access.request or access.answer or path.endswith("/invocations"):
         if access.output:

@@ -14,7 +14,7 @@ class Endpoint(ABC):
     """What one suspect is asked through; a `Model` like any other, that can tell about itself.
 
     Adapters (`OnnxFile`, `InferenceV2`, `JsonApi`) reach a suspect; wrappers (`Batched`, `Paced`, `Retried`,
-    `Prepared`, `Recorded`) are endpoints around an endpoint, and compose.
+    `Prepared`, `Ordered`, `Recorded`) are endpoints around an endpoint, and compose.
     """
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Endpoint(ABC):
         return self.query(batch)
 
 
-def asked(endpoint: Endpoint, batch: Tensor) -> Tensor:
+def query_checked(endpoint: Endpoint, batch: Tensor) -> Tensor:
     """Answers of an endpoint to a batch, one a query.
 
     Raises

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from threading import Timer
@@ -53,6 +53,7 @@ class Server:
             keys = (value, value.rsplit(" ", 1)[-1], value.rsplit("=", 1)[-1].strip('"'))
             self._secrets += [key for key in keys if len(key) >= SHORT]
         self._secrets += [json.dumps(each)[1:-1] for each in self._secrets]  # as JSON has them
+        self._secrets.sort(key=len, reverse=True)  # a long one may begin with a short one
         if parts.password or parts.username:
             raise UsageError("expected a URL without a password, got one with it: use --header NAME=VARIABLE.")
         self.shown = parts._replace(query="", fragment="").geturl()  # queries of URLs hold keys now and then
@@ -213,7 +214,7 @@ def _seconds(retry_after: str | None) -> float | None:
     return None
 
 
-def secrets(headers: list[str]) -> dict[str, str]:
+def secrets(headers: Sequence[str]) -> dict[str, str]:
     """Values of headers, given as `NAME=VARIABLE`, from environment variables.
 
     Raises
@@ -232,7 +233,9 @@ def secrets(headers: list[str]) -> dict[str, str]:
         if NAME.fullmatch(name) is None:
             raise UsageError(f"expected the name of a header in ASCII and without spaces, got {name!r}: correct it.")
         if variable not in os.environ:
-            raise UsageError(f"expected the value of header {name!r} in {variable}, which is not set: export it first.")
+            raise UsageError(
+                f"expected the value of header {name!r} in the environment variable {variable}, got none: export it."
+            )
         found[name] = os.environ[variable].strip()
         if not (found[name].isascii() and found[name].isprintable()):
             raise UsageError(f"expected printable ASCII for header {name!r} in {variable}, got more: export it again.")

@@ -77,7 +77,7 @@ class JsonApi(Endpoint):
     def _numbers(self, found: Any) -> Any:
         """Numbers as they are; of a table's rows, as some servers of pandas give them, the values in their order.
 
-        That must be one order, from the first row of the first answer on: which class is which cannot be told else.
+        All rows must have one order, that of the first answer: otherwise nobody can tell which class is which.
         """
         if found is None:
             raise ValueError("nothing is there")

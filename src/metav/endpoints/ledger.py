@@ -17,7 +17,7 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
-from metav.endpoints.base import Endpoint, asked
+from metav.endpoints.base import Endpoint, query_checked
 from metav.errors import EndpointError, IntegrityError, MetavError, SettingsError, StorageError
 from metav.storage import make_folder, sync
 
@@ -27,13 +27,12 @@ _OTHER = "give another file to --ledger."
 
 
 class Ledger:
-    """One campaign: a fingerprint's queries to one suspect, and its answers as they came.
+    """One suspect's answers to a fingerprint's queries, as they came.
 
     JSON lines. The first names the fingerprint and the suspect; each further one holds the SHA-256 of a query, how
     often it was asked before, the time, and the answer. Each is sealed together with all before it, so that a changed
     or a missing line is noticed; a last line that is not whole, as a kill leaves it, was not acknowledged, and is
-    dropped.
-    One process at a time writes to it.
+    dropped. One process at a time writes to it.
 
     Parameters
     ----------
@@ -87,7 +86,9 @@ class Ledger:
                     self._append([self.header])
                     sync(path.parent)
         except Timeout as error:
-            raise SettingsError(f"expected a ledger of one's own, got {str(path)!r}, in use: {_OTHER}") from error
+            raise SettingsError(
+                f"expected a ledger that no other run uses, got {str(path)!r}, which is in use: {_OTHER}"
+            ) from error
         except MetavError:
             self.close()
             raise
@@ -166,8 +167,8 @@ class Ledger:
                 f"expected a ledger of format {FORMAT} in {str(self.path)!r}, got format {self.header.get('format')}: "
                 "use the metav release that wrote it."
             )
-        for name in wanted.keys() - {"how"}:
-            if self.header[name] != wanted[name]:
+        for name in ("fingerprint", "suspect"):
+            if self.header[name] != wanted.get(name, self.header[name]):
                 raise SettingsError(
                     f"expected a ledger for the {name} {wanted[name]} in {str(self.path)!r}, got one for "
                     f"{self.header[name]}: {_OTHER}"
@@ -186,7 +187,7 @@ def _sealed(before: str, row: Mapping[str, Any]) -> str:
 class Recorded(Endpoint):
     """An endpoint that answers from a ledger what is in it, and asks a suspect the rest, `size` queries at a time.
 
-    Without a suspect nothing is asked. Queries asked for again are a second answer, of their own.
+    Without a suspect nothing is asked. A query that is asked again has a second answer, kept under its own count.
     """
 
     def __init__(self, inner: Endpoint | None, ledger: Ledger, size: int = 1) -> None:
@@ -223,10 +224,10 @@ class Recorded(Endpoint):
     def _ask(self, batch: Tensor) -> Tensor:
         if self.inner is None:
             raise EndpointError(
-                f"expected all answers in {str(self.ledger.path)!r}, got some less: name the suspect too, and the rest "
-                "is asked."
+                f"expected all answers in {str(self.ledger.path)!r}, got only some: name the suspect too, and "
+                "the rest is asked."
             )
-        return asked(self.inner, batch)
+        return query_checked(self.inner, batch)
 
     def close(self) -> None:
         """Close the suspect; the ledger is its opener's to close."""

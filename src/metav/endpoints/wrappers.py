@@ -9,7 +9,7 @@ from threading import Event, Lock
 import torch
 from torch import Tensor
 
-from metav.endpoints.base import Endpoint, Wrapper, asked
+from metav.endpoints.base import Endpoint, Wrapper, query_checked
 from metav.errors import EndpointError
 from metav.spec import Spec
 
@@ -23,7 +23,7 @@ class Batched(Wrapper):
 
     def query(self, batch: Tensor) -> Tensor:
         """The answers of all parts, joined."""
-        parts = [asked(self.inner, part) for part in batch.split(self.size)]
+        parts = [query_checked(self.inner, part) for part in batch.split(self.size)]
         if len({part.shape[1:] for part in parts}) > 1:
             raise EndpointError(
                 f"expected answers of one shape from {self.about.get('suspect')}, got "

@@ -40,7 +40,7 @@ def curves(
     return rows, [each for each in found if isinstance(each, Failure)]
 
 
-def kept(result: Path) -> Path:
+def curve_file(result: Path) -> Path:
     """Where the curve of a cell is kept, beside its `result`."""
     return result.with_suffix(".learning.json")
 
@@ -48,7 +48,7 @@ def kept(result: Path) -> Path:
 def _kept(zoo: Zoo, cell: Cell) -> list[dict[str, Any]] | Failure:
     try:
         zoo.check_process()
-        file = kept(cells.paths(zoo, [cell])[cell].result)
+        file = curve_file(cells.paths(zoo, [cell])[cell].result)
         if found := _read(file):
             return found
         found = curve(zoo, cell)

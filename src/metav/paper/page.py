@@ -11,14 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from metav import figures, paper, results
+from metav import figures, paper, report, results
 from metav.paper import plots
 from metav.paper.running import CURVES
 from metav.report import line
-from metav.results import cell
+from metav.results import with_interval
 from metav.storage import write_atomic
 
-NAME = "report.md"
 Rows = Sequence[dict[str, Any]]
 
 # What the paper says in numbers; it gives no more of Fig. 2, 3, 5, 6 and 7 than the curves themselves.
@@ -74,7 +73,7 @@ def write(folder: Path, page: Path | None = None) -> Path:
 
     The page is `report.md` in the folder, or `page`, which may be anywhere.
     """
-    page, profile = page or folder / NAME, _profile(folder)
+    page, profile = page or folder / report.NAME, _profile(folder)
     lines = [
         "# The paper's evaluation",
         "",
@@ -158,7 +157,7 @@ def earlier(row: Mapping[str, Any]) -> list[str]:
     return [note, ""] if row["environment"]["date"] < date else []
 
 
-def _origin(row: Mapping[str, Any], link: str, file: str = "report.md") -> list[str]:
+def _origin(row: Mapping[str, Any], link: str, file: str = report.NAME) -> list[str]:
     environment = row["environment"]
     commit = environment.get("commit") or "unknown"
     machine = f"{environment['processor']}, {environment['cores']} cores"
@@ -183,13 +182,13 @@ def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
         theirs = published.get(row["scheme"], {})
         yield line(
             f"`{row['title']}`",
-            cell(row[ARUC]),
+            with_interval(row[ARUC]),
             _theirs(theirs, ARUC, scenario),
-            cell(row[FULL]),
+            with_interval(row[FULL]),
             _theirs(theirs, FULL, scenario),
-            cell(row["auc"]),
-            f"{cell(row['false_accusations'], 1)} of {row['negatives']:g}",
-            f"{cell(row['missed'], 1)} of {row['positives']:g}",
+            with_interval(row["auc"]),
+            f"{with_interval(row['false_accusations'], 1)} of {row['negatives']:g}",
+            f"{with_interval(row['missed'], 1)} of {row['positives']:g}",
         )
     yield from ("", f"![ARUC and robustness of each scheme]({link}schemes.png)", "")
     yield from (f"![Robustness and uniqueness against the threshold]({link}curves.png)", "")
@@ -198,7 +197,7 @@ def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
     shown = []
     for row in rows:
         beside = [_beside(timed, value) for value in SECONDS.get(row["scheme"], ("", ""))]
-        ours = cell(row["construct_seconds"], 1), cell(row["verify_seconds"], 2)
+        ours = with_interval(row["construct_seconds"], 1), with_interval(row["verify_seconds"], 2)
         shown.append([f"`{row['title']}`", ours[0], *beside[0], ours[1], *beside[1]])
     paper_s = _beside(timed, "the paper, with a GPU")
     head = ["scheme", "construction, s", *paper_s, "verification of all test suspects, s", *paper_s]
@@ -206,8 +205,7 @@ def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield from (line(*head), "|---" * len(head) + "|")
-    yield from (line(*row) for row in rows)
+    yield from (*report.head(*head), *(line(*row) for row in rows))
 
 
 def _beside(shown: bool, value: str = "the paper") -> list[str]:
@@ -230,7 +228,9 @@ def _learning(found: Mapping[str, Any], scenario: str, link: str) -> Iterator[st
         ends = table[table.scheme == scheme].groupby("repetition").last()
         iterations, seconds = ("never", "never") if quick is None else (str(quick[0]), f"{quick[1]:.1f}")
         theirs = _beside(timed, f"less than {WITHIN}" if scheme == "metav" else "")
-        summary = [cell(results.summary(ends[name].tolist()), digits) for name, digits in ((ARUC, 3), ("seconds", 1))]
+        summary = [
+            with_interval(results.summary(ends[name].tolist()), digits) for name, digits in ((ARUC, 3), ("seconds", 1))
+        ]
         rows.append([f"`{scheme}`", iterations, seconds, *theirs, *summary])
     quickly = [f"iterations until the mean ARUC stays above {QUICK}", "seconds until then", *_beside(timed)]
     yield from _table(["scheme", *quickly, "ARUC at the end", "seconds in all"], rows)
@@ -272,5 +272,5 @@ def _swept(rows: Rows, name: str, numbers: Sequence[int]) -> Iterator[str]:
         columns_of = "ARUC", f"accused of {some['negatives']:g}", f"missed of {some['positives']:g}"
         head += [f"`{scheme}`: {name}" for name in columns_of]
         for key, digits in ((ARUC, 3), *((verdict, 1) for verdict in VERDICTS)):
-            columns.append([cell(found[number][key], digits) if number in found else "" for number in numbers])
+            columns.append([with_interval(found[number][key], digits) if number in found else "" for number in numbers])
     yield from (*_table(head, zip(map(str, numbers), *columns, strict=True)), "")

@@ -31,7 +31,7 @@ def bars(rows: Sequence[Mapping[str, Any]], published: Mapping[str, Mapping[str,
             means = [row[key]["mean"] for row in rows]
             halves = [row[key]["ci95"] or 0 for row in rows]
             ax.barh(range(len(rows)), means, color=[colour(row["scheme"]) for row in rows], height=0.7)
-            spread = figures.within(means, halves)
+            spread = figures.bar_lengths(means, halves)
             ax.errorbar(means, range(len(rows)), xerr=spread, fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
             for index, row in enumerate(rows):
                 value = published.get(row["scheme"], {}).get(key)
@@ -86,7 +86,7 @@ def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
                 ax.plot(means.seconds, means[key], color=colour(scheme), linewidth=2)
                 if key == "aruc":
                     halves = np.array([evaluation.interval(each)[1] or 0 for _, each in points[key]])
-                    below, above = figures.within(means[key].to_numpy(), halves)
+                    below, above = figures.bar_lengths(means[key].to_numpy(), halves)
                     low, high = means[key] - below, means[key] + above
                     ax.fill_between(means.seconds, low, high, color=colour(scheme), alpha=0.15, linewidth=0)
                     at = {"color": colour(scheme), "ha": "right", "transform": ax.transAxes}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from statistics import mean
 from metav import benchmark, cells, report, results
 from metav.cells import Cell, CellResult, Failure
 from metav.paper import Part, learning
-from metav.storage import make_folder, write_atomic
+from metav.storage import make_folder, write_json
 from metav.zoo import Zoo
 
 CURVES = "curves.json"
@@ -23,16 +22,16 @@ def planned(part: Part, zoo: Zoo) -> list[Cell]:
 
 
 def missing(part: Part, zoo: Zoo) -> list[Cell]:
-    """Those that no earlier run has kept."""
+    """The cells of a part that no earlier run has kept."""
     kept = {cell: each.result for cell, each in cells.paths(zoo, planned(part, zoo)).items()}
-    return [cell for cell, file in kept.items() if not (learning.kept(file) if part.learning else file).exists()]
+    return [cell for cell, file in kept.items() if not (learning.curve_file(file) if part.learning else file).exists()]
 
 
 def forget(parts: Sequence[Part], zoos: Mapping[str, Zoo]) -> None:
     """Remove what earlier runs have kept of some parts."""
     for part in parts:
         for each in cells.paths(zoos[part.scenario], planned(part, zoos[part.scenario])).values():
-            for file in (each.result, each.fingerprint, learning.kept(each.result)):
+            for file in (each.result, each.fingerprint, learning.curve_file(each.result)):
                 file.unlink(missing_ok=True)
 
 
@@ -67,19 +66,10 @@ def run(
             "seeds": sorted({row["repetition"] for row in rows}),
         }
         facts["failed"] = [{**asdict(each.cell), "error": each.error} for each in failures]
-        write_atomic(folder / CURVES, (json.dumps({**facts, "curves": rows}, indent=1) + "\n").encode())
+        write_json(folder / CURVES, {**facts, "curves": rows})
         return [], failures
     failures = []
-    found = benchmark.run(
-        zoo,
-        part.schemes,
-        repeats=part.repeats,
-        queries=part.queries,
-        models=part.models,
-        jobs=jobs,
-        progress=progress,
-        failed=failures.append,
-    )
+    found = benchmark.run(zoo, planned(part, zoo), jobs=jobs, progress=progress, failed=failures.append)
     if not found:
         (folder / "results.json").unlink(missing_ok=True)
     else:
@@ -88,7 +78,7 @@ def run(
     return found, failures
 
 
-class Pace:
+class Forecast:
     """How long fingerprints take, by scenario, scheme and number of queries, as far as it was seen."""
 
     def __init__(self) -> None:

@@ -122,7 +122,7 @@ class Merit:
     name: str
     more: bool
 
-    def kept(self, quality: Mapping[str, float], target: Mapping[str, float]) -> bool:
+    def is_useful(self, quality: Mapping[str, float], target: Mapping[str, float]) -> bool:
         """Whether a model is of use: it has not lost more than a tenth of the target's quality."""
         own, best = quality[self.name], target[self.name]
         lost = best - own if self.more else own - best
@@ -169,7 +169,7 @@ class Scenario:
     views
         What an API may let out of the answers, by name, besides all of them: changes that leave the inputs alone.
     called
-        What it is called on the command line, where that is not its name.
+        The name it was loaded by; empty for one that was made by hand.
     """
 
     name: str
@@ -201,7 +201,7 @@ class Scenario:
         return {"few": public // FEW, **dict.fromkeys(MADE, public)}.get(data) or len(self.parts[data].x)
 
     def part(self, data: str) -> Part:
-        """A part by its name, or what an attacker makes of the public one, which is no setting of its own.
+        """A part by its name, or one that is derived from the public part, and so is not among the settings.
 
         `few` is the first fifth of it. As many inputs as it has, of which nobody knows the answers (`y` is 0): `box`,
         drawn evenly from the box, and `corners` of the box; `noisy` public ones; and `mixed` ones, with three in ten
@@ -228,9 +228,9 @@ class Scenario:
     def fresh(self, architecture: str, seed: int) -> nn.Module:
         """Return a new model of a named architecture with weights drawn from `seed`."""
         with seeded(seed):
-            return self.make(architecture)()
+            return self.constructor(architecture)()
 
-    def make(self, architecture: str) -> Callable[[], nn.Module]:
+    def constructor(self, architecture: str) -> Callable[[], nn.Module]:
         """The constructor of a named architecture."""
         if architecture not in self.architectures:
             raise unknown("architecture", architecture, self.architectures)

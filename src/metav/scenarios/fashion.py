@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metav.adversarial import PENALTY, RECIPE, fit
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
-from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist, located
+from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist, fetched
 from metav.scenarios.fashion_judge import features, judge, same_garment
 from metav.scenarios.fashion_nets import LATENT, dcgan, perceptrons
 from metav.scenarios.fashion_open import STRANGE, outsiders
@@ -127,7 +127,7 @@ def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
         merit=Merit(name="frechet", more=False),
         method=f"GAN, Adam, logistic losses, R1 {PENALTY} for perceptrons, {RECIPE}, frozen layers stay as they are",
         group=1,
-        data=f"FashionMNIST, {located()}",
+        data=f"FashionMNIST, {fetched()}",
         cohort=_cohort(size, smoke),
         views={"8 bits": Rounding(unit=1 / 255)},
         strangers=thin(tuple(strangers()), 1) if smoke else tuple(strangers()),

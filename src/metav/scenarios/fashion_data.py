@@ -44,7 +44,7 @@ def fashion_mnist(split: str, count: int) -> tuple[Tensor, Tensor]:
     StorageError, IntegrityError
         The data set is not there and cannot be downloaded; a file of it is damaged.
     """
-    folder = located()
+    folder = fetched()
     images, labels, total = FILES[split]
     chosen = np.random.default_rng(ORDER_SEED).permutation(total)[:count]
     x = read_idx(folder, images, (total, SIDE, SIDE))[chosen, None] / np.float32(255)
@@ -94,7 +94,7 @@ def digits() -> Tensor:
     return interpolate(small[:, None], size=SIDE, mode="bilinear")
 
 
-def located() -> Path:
+def fetched() -> Path:
     """Return the folder of FashionMNIST's files; download them if need be.
 
     Raises

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, pad, pixel_unshuffle
 
 FEW = 16  # pixels, up to which a kernel of one pixel is faster as a product
-FEWER = 4  # pixels, up to which a larger kernel is, if it gives as many channels as it takes
+FEWER = 4  # pixels, up to which a larger kernel is, if it gives at least as many channels as it takes
 COLOURS = 4  # channels, up to which torch's gradient with respect to an image is slow
 
 

@@ -27,7 +27,7 @@ def accuracy(model: Model, target: Model, test: Part) -> dict[str, float]:
 
 
 def error(model: Model, target: Model, test: Part) -> dict[str, float]:
-    """Mean absolute error, and the share of values within a tenth of the spread of the target's from them.
+    """Mean absolute error, and agreement: the share of values within a tenth of the target's spread from the target's.
 
     Where an answer has several values, the error of each is by its spread, as each has a unit of its own.
     """

@@ -16,7 +16,7 @@ from torch import nn
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
 from metav.scenarios.few_pixels import trimmed
 from metav.scenarios.quality import accuracy
-from metav.scenarios.skin_data import CLASSES, dermamnist, garments, located
+from metav.scenarios.skin_data import CLASSES, dermamnist, fetched, garments
 from metav.scenarios.skin_nets import alexnet, densenet, resnet, small, squeezenet, vgg
 from metav.scenarios.skin_open import outsiders
 from metav.scenarios.skin_open import suspects as strangers
@@ -127,7 +127,7 @@ def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
         torchvision is not installed.
     """
     size, smoke = SIZES[profile], profile == "smoke"
-    path, which = located()
+    path, which = fetched()
     suspects = tuple(_table_3(size))
     return Scenario(
         name="skin",

@@ -34,7 +34,7 @@ def dermamnist(split: str) -> Part:
     StorageError, IntegrityError
         The data set is not there and cannot be downloaded; its file is neither the official nor the rebuilt one.
     """
-    path, _ = located()
+    path, _ = fetched()
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
@@ -46,7 +46,7 @@ def dermamnist(split: str) -> Part:
     return Part(x=x, y=torch.from_numpy(labels[:, 0].astype(np.int64)))
 
 
-def located() -> tuple[Path, str]:
+def fetched() -> tuple[Path, str]:
     """Return the path of DermaMNIST's file and which one it is: `official` or `rebuilt`; download it if need be.
 
     Raises

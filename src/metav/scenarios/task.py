@@ -28,7 +28,7 @@ from metav.scenarios.task_models import (
     Copying,
     answers_with_logits,
     changes_inputs,
-    lasting_weights,
+    first_unresettable,
     ready,
     with_discriminator,
     with_weights,
@@ -165,7 +165,7 @@ class Task:
             models = {"target": self._wrapped(self.target), **{n: self._ready(n, m) for n, m in self.negatives.items()}}
         with seeded(0):
             made = {name: make() for name, make in self.architectures.items()}
-        lasting = lasting_weights(self.target)
+        lasting = first_unresettable(self.target)
         side_by_side = self.fit is None and kind == "regression" and all(map(stackable, (self.target, *made.values())))
         if kind == "images":
             usual = partial(adversarial.fit, codes=adversarial.given)
@@ -226,7 +226,7 @@ class Task:
     def _drawn(self) -> Mapping[str, frozenset[str]]:
         """Names of the architectures whose new models from one seed are the same, by what says so."""
         makers: dict[str, Callable[[], nn.Module]] = {n: partial(self._made, m) for n, m in self.architectures.items()}
-        if not lasting_weights(self.target):
+        if not first_unresettable(self.target):
             makers[SAME] = self._anew
         found: dict[str, frozenset[str]] = {}
         for name, make in makers.items():

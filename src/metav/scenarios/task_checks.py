@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from itertools import combinations
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from metav.errors import UsageError, brief
 from metav.scenarios.base import BUILT_IN
-from metav.scenarios.task_models import SAME, answered, answers_with_logits, lasting_weights
+from metav.scenarios.task_models import SAME, answered, answers_with_logits, first_unresettable
 from metav.scorers.cohort import LEAST_TEACHERS
 from metav.spec import Spec
 from metav.suspects.base import computed_weights
@@ -33,11 +34,15 @@ def check_settings(task: Task) -> None:
     kinds = {"target": nn.Module, "spec": Spec, **dict.fromkeys(("own", "public", "test"), Part)}
     kinds |= dict.fromkeys(("architectures", "negatives"), Mapping)
     kinds |= dict.fromkeys(("epochs", "tuning", "batch", "students", "independents", "teachers"), int)
+    kinds |= {"name": str, **dict.fromkeys(("lr", "tuning_lr"), Real)}
     for setting, kind in kinds.items():
         check_kind(setting, getattr(task, setting), kind)
     for setting in ("fit", "quality"):
         if not (getattr(task, setting) is None or callable(getattr(task, setting))):
-            raise UsageError(f"expected a function for {setting} of the task, got {getattr(task, setting)!r}.")
+            raise UsageError(
+                f"expected a function for {setting} of the task, got {getattr(task, setting)!r}: give one, or leave "
+                "it out."
+            )
     for setting in ("lr", "tuning_lr"):
         if not 0 < (rate := getattr(task, setting)) < math.inf:
             raise UsageError(f"expected a finite {setting} above 0, got {rate}: change the number.")
@@ -69,7 +74,7 @@ def check_settings(task: Task) -> None:
             "(weight_norm, spectral_norm), so that it cannot be pruned: bake them in, with "
             "torch.nn.utils.parametrize.remove_parametrizations for example."
         )
-    lasting = lasting_weights(task.target)
+    lasting = first_unresettable(task.target)
     if task.teachers and lasting:
         raise UsageError(
             f"expected a target whose layers all have reset_parameters for teachers, got {lasting} without: add "
@@ -85,7 +90,14 @@ def check_settings(task: Task) -> None:
 def check_kind(name: str, value: object, kind: type) -> None:
     """Refuse a setting of another type."""
     if not isinstance(value, kind) or isinstance(value, bool):
-        word = {"Module": "a torch module", "Part": "a metav Part", "Spec": "a metav Spec", "int": "a whole number"}
+        word = {
+            "Module": "a torch module",
+            "Part": "a metav Part",
+            "Spec": "a metav Spec",
+            "int": "a whole number",
+            "Real": "a number",
+            "str": "a word",
+        }
         raise UsageError(
             f"expected {word.get(kind.__name__, 'a dictionary')} for {name} of the task, got {type(value).__name__}"
             f"{f' ({value})' if isinstance(value, int | float) else ''}: correct it."

@@ -19,7 +19,7 @@ def _cut(target: nn.Module, ratio: float) -> list[int]:
 
 
 def distinct(target: nn.Module, ratios: Sequence[float]) -> list[float]:
-    """Shares of a target's filters to prune that cut off some, each others; in narrow layers several are the same."""
+    """Ratios that prune at least one filter, without those that prune the same filters as an earlier ratio."""
     cuts = [_cut(target, ratio) for ratio in ratios]
     return [ratio for index, ratio in enumerate(ratios) if any(cuts[index]) and cuts[index] not in cuts[:index]]
 

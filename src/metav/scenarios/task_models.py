@@ -63,7 +63,7 @@ def with_weights(model: nn.Module) -> Iterator[nn.Module]:
     return (m for m in model.modules() if [*m.parameters(recurse=False), *m.buffers(recurse=False)])
 
 
-def lasting_weights(model: nn.Module) -> str:
+def first_unresettable(model: nn.Module) -> str:
     """The kind of the first module whose parameters cannot be drawn anew, without reset_parameters; "" for none.
 
     What has buffers alone, such as the mean and spread of the inputs, may be without.

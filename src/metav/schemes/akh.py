@@ -24,7 +24,7 @@ class AKH:
     Neither gradients nor training: the answers of the target to the examples are enough.
     """
 
-    needs: ClassVar[Needs] = Needs(suspect="labels", gradients=False)
+    needs: ClassVar[Needs] = Needs(answers="labels", gradients=False)
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Choose N = `queries` examples at random among those misclassified.

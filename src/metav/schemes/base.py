@@ -37,7 +37,7 @@ class Needs:
 
     Attributes
     ----------
-    suspect
+    answers
         What a suspect must answer with: class `labels`, `vectors` (two values or more), or `anything`.
     gradients
         Whether the target must give gradients with respect to its inputs; otherwise its answers are enough.
@@ -55,7 +55,7 @@ class Needs:
         Whether it needs the matched-teacher cohort.
     """
 
-    suspect: Answer
+    answers: Answer
     gradients: bool = True
     suspects: bool = False
     data: bool = True
@@ -67,9 +67,9 @@ class Needs:
     def lacking(self, spec: Spec) -> str:
         """What models with the interface `spec` do not give, in words; empty if the scheme can be used."""
         several = math.prod(spec.output_shape) > 1
-        if self.suspect == "labels" and (spec.output != "probabilities" or not several):
+        if self.answers == "labels" and (spec.output != "probabilities" or not several):
             return ANSWERS["labels"]
-        if self.suspect == "vectors" and not several:
+        if self.answers == "vectors" and not several:
             return ANSWERS["vectors"]
         if self.images and len(spec.input_shape) != 3:
             return "images as inputs"
@@ -153,7 +153,7 @@ class Scheme(Protocol):
 
 def needs_of(scheme: Scheme) -> Needs:
     """What a scheme needs with its options: the labels alone, where it has an option `labels` that says so."""
-    return replace(scheme.needs, suspect="labels") if getattr(scheme, "labels", 0) else scheme.needs
+    return replace(scheme.needs, answers="labels") if getattr(scheme, "labels", 0) else scheme.needs
 
 
 def check_queries(queries: int) -> None:
@@ -176,6 +176,13 @@ def check_at_least(**options: tuple[int, int]) -> None:
     for name, (value, low) in options.items():
         if value < low:
             raise UsageError(f"expected {name} of at least {low}, got {value}: change the option.")
+
+
+def check_flags(**options: int) -> None:
+    """Refuse options that are neither 0 nor 1."""
+    for name, value in options.items():
+        if value not in (0, 1):
+            raise UsageError(f"expected {name} of 0 or 1, got {value}: change the option.")
 
 
 def require(name: str, needs: Needs, spec: Spec) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
-from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_use, needs_of
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_flags, check_form, check_use, needs_of
 from metav.schemes.cohort_answers import (
     Answers,
     Conditioned,
@@ -67,7 +67,7 @@ class Cohort:
         1 for a classifier's suspects that answer with labels alone: of all probabilities the largest counts as 1.
     """
 
-    needs: ClassVar[Needs] = Needs(suspect="anything", gradients=False, suspects=True, cohort=True)
+    needs: ClassVar[Needs] = Needs(answers="anything", gradients=False, suspects=True, cohort=True)
 
     near: float = 0.5
     real: int = 1000
@@ -82,14 +82,8 @@ class Cohort:
     labels: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least(
-            real=(self.real, 1),
-            pool=(self.pool, 0),
-            exact=(self.exact, 0),
-            valid=(self.valid, 0),
-            half=(self.half, 0),
-            labels=(self.labels, 0),
-        )
+        check_at_least(real=(self.real, 1), pool=(self.pool, 0))
+        check_flags(exact=self.exact, valid=self.valid, half=self.half, labels=self.labels)
         if not 0 < self.level < 1:
             raise UsageError(f"expected a level between 0 and 1, got {self.level}: change the option.")
         shares = (self.near, self.independents)

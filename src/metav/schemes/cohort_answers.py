@@ -222,7 +222,7 @@ class Known:
 class Answers:
     """The answers of all models that a construction may ask, as columns; in bfloat16 with `half`.
 
-    With `labels` no more is to be seen of probabilities; `weight` is that of independent models.
+    With `labels` only the label of a classifier's answer is seen; `weight` is that of independent models.
     """
 
     ensemble: Ensemble

@@ -52,7 +52,7 @@ class ConferAE:
         Examples perturbed for each query.
     """
 
-    needs: ClassVar[Needs] = Needs(suspect="labels", suspects=True)
+    needs: ClassVar[Needs] = Needs(answers="labels", suspects=True)
 
     members: int = 5
     eps: float = 0.15
@@ -109,7 +109,7 @@ class ConferAE:
     ) -> Tensor:
         """Equation 6 for all examples at once, projected after each step."""
         drawn = [(self._draw(surrogates, generator), self._draw(references, generator)) for _ in range(self.steps)]
-        (x,) = engine.rows(partial(self._descend, ensemble, drawn), x0)
+        (x,) = engine.in_blocks(partial(self._descend, ensemble, drawn), x0)
         return x
 
     def _descend(

@@ -35,8 +35,10 @@ class DeepFoolFP:
 
     Parameters
     ----------
-    steps, candidates
-        Of DeepFool: at most so many; the classes nearest to the example's own that are tried (with it, as in foolbox).
+    steps
+        Of DeepFool, at most.
+    candidates
+        How many of the likeliest classes are tried, the example's own included, as in foolbox.
     overshoot
         Share by which the final perturbation goes beyond the boundary.
     pool
@@ -45,7 +47,7 @@ class DeepFoolFP:
         What the largest probability exceeds the second by, at least, on a query that is kept; 0 for no such wish.
     """
 
-    needs: ClassVar[Needs] = Needs(suspect="labels")
+    needs: ClassVar[Needs] = Needs(answers="labels")
 
     steps: int = 50
     candidates: int = 10
@@ -73,7 +75,7 @@ class DeepFoolFP:
         generator = torch.Generator().manual_seed(seed)
         count = max(queries, min(self.pool * queries, len(ensemble.data)))
         x0 = starts(ensemble, count, generator)
-        x, over = engine.rows(
+        x, over = engine.in_blocks(
             lambda x0: deepfool(ensemble.target, x0, self.steps, self.candidates, self.overshoot, ensemble.spec), x0
         )
         with torch.no_grad():

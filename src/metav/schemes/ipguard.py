@@ -37,7 +37,7 @@ class IPGuard:
         j: a `random` class, or the `least` likely.
     """
 
-    needs: ClassVar[Needs] = Needs(suspect="labels")
+    needs: ClassVar[Needs] = Needs(answers="labels")
 
     steps: int = 1000
     lr: float = 0.001
@@ -47,7 +47,7 @@ class IPGuard:
     def __post_init__(self) -> None:
         check_at_least(steps=(self.steps, 1))
         if self.other not in ("random", "least"):
-            raise unknown("other class", self.other, ("random", "least"))
+            raise unknown("choice of class j", self.other, ("random", "least"))
         if not 0 < self.lr < float("inf") or not 0 <= self.margin < float("inf"):
             raise UsageError(
                 f"expected a finite lr above 0 and a finite margin of at least 0, got {self.lr} and {self.margin}: "
@@ -66,7 +66,7 @@ class IPGuard:
             j = z.scatter(-1, i[:, None], torch.inf).argmin(-1)
         else:
             j = (i + torch.randint(1, z.shape[1], i.shape, generator=generator)) % z.shape[1]
-        x, _ = engine.rows(partial(self.move, ensemble, k=self.margin * scale(z)), x, i, j)
+        x, _ = engine.in_blocks(partial(self.move, ensemble, k=self.margin * scale(z)), x, i, j)
         provenance = {"scheme": "ipguard", "seed": seed, "options": asdict(self)}
         return calibrated(ensemble, x, LabelAgreement.of, provenance)
 

@@ -17,7 +17,7 @@ from metav.engine import seeded
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
-from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_gradients, check_queries
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_flags, check_form, check_gradients, check_queries
 from metav.schemes.metav import box, sample
 from metav.scorers import LocalVerifiers
 
@@ -36,7 +36,7 @@ class LiteGuard:
         1 for queries that a form accepts, as MetaV makes them.
     """
 
-    needs: ClassVar[Needs] = Needs(suspect="anything", suspects=True, data=False, snapshots=True)
+    needs: ClassVar[Needs] = Needs(answers="anything", suspects=True, data=False, snapshots=True)
 
     iterations: int = 1000
     lr: float = 0.001
@@ -45,7 +45,8 @@ class LiteGuard:
     valid: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least(iterations=(self.iterations, 1), valid=(self.valid, 0))
+        check_at_least(iterations=(self.iterations, 1))
+        check_flags(valid=self.valid)
         weights = (self.target, self.negative)
         if not 0 < self.lr < float("inf") or not all(0 <= weight < float("inf") for weight in weights):
             raise UsageError(

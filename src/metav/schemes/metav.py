@@ -19,7 +19,7 @@ from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
 from metav.frozen import halved
 from metav.optim import Adam
-from metav.schemes.base import Ensemble, Needs, check_at_least, check_form, check_gradients, check_queries
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_flags, check_form, check_gradients, check_queries
 from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
 from metav.spec import Model, Spec
 
@@ -62,7 +62,7 @@ class MetaV:
     The box of the queries is that of the target's `Spec`.
     """
 
-    needs: ClassVar[Needs] = Needs(suspect="anything", suspects=True, data=False)
+    needs: ClassVar[Needs] = Needs(answers="anything", suspects=True, data=False)
 
     iterations: int = 1000
     lr: float = 0.001
@@ -81,12 +81,14 @@ class MetaV:
             raise unknown("start of the queries", self.start, ("noise", "data"))
         if self.standardise not in ("none", "robust"):
             raise unknown("standardisation", self.standardise, ("none", "robust"))
-        least = {"iterations": 1, "depth": 0, "width": 1, "batch": 1, "valid": 0, "half": 0}
+        least = {"iterations": 1, "depth": 0, "width": 1, "batch": 1}
         check_at_least(**{name: (getattr(self, name), low) for name, low in least.items()})
-        for name in ("lr", "clip", "query_lr"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf or (value == 0 and name != "query_lr"):
+        check_flags(valid=self.valid, half=self.half)
+        for name in ("lr", "clip"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
                 raise UsageError(f"expected a finite {name} above 0, got {value}: change the option.")
+        if not 0 <= self.query_lr < math.inf:
+            raise UsageError(f"expected a finite query_lr of at least 0, got {self.query_lr}: change the option.")
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Learn N = `queries` queries and their meta-verifier; the threshold is p+ > p-."""

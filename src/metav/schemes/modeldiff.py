@@ -35,7 +35,7 @@ class ModelDiff:
         Weight of the distances among the partners' answers against that to the own example's.
     """
 
-    needs: ClassVar[Needs] = Needs(suspect="vectors", per_query=2)
+    needs: ClassVar[Needs] = Needs(answers="vectors", per_query=2)
 
     eps: float = 0.06
     step: float = 0.01

@@ -21,7 +21,7 @@ from metav.scorers import Correlation
 class SACm:
     """N mixtures of two images (CutMix); models are alike whose answers to them have like cosine distances."""
 
-    needs: ClassVar[Needs] = Needs(suspect="vectors", gradients=False, images=True)
+    needs: ClassVar[Needs] = Needs(answers="vectors", gradients=False, images=True)
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Mix N = `queries` examples."""

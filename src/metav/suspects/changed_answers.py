@@ -29,7 +29,7 @@ class Rounding(Change):
 class AnswerNoise(Change):
     """Answers with normal noise of standard deviation `size`: `noisy(2,seed=1)`.
 
-    The noise is the same in each call with as many inputs; with more or fewer some of it is another one.
+    The same noise for the same number of inputs; for another number it differs.
     """
 
     size: float

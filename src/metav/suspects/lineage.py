@@ -93,7 +93,7 @@ class Lineage:
         return _architecture(self.steps)
 
     @property
-    def made_anew(self) -> str:
+    def new_architecture(self) -> str:
         """Its architecture if it was made anew, empty if its weights are the target's, changed or not."""
         return _architecture(self.steps[len(self.steps) - len(self.links) + 1 :] if self._of_target else self.steps)
 

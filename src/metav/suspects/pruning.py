@@ -48,8 +48,9 @@ class WeightPruning:
 class FilterPruning:
     """Set the `ratio` filters of smallest L1 norm to zero in every convolution, with their biases.
 
-    MetaV, section 5.2, item 1 (ratios k/16). Of each convolution one filter at least goes, and one always stays: with
-    none left a model answers a constant. As a lineage: `fp(0.25)`. Needs at least one convolution.
+    MetaV, section 5.2, item 1 (ratios k/16). Of each convolution at least one filter goes and one stays, as with none
+    left a model answers a constant; a convolution with a single filter is left alone. As a lineage: `fp(0.25)`. Needs
+    at least one convolution.
     """
 
     ratio: float
