@@ -34,7 +34,11 @@ def test_halves_are_disjoint_complete_and_drawn_anew(warfarin):
 
 
 @pytest.mark.parametrize(
-    ("positives", "negatives", "words"), [(3, 9, "four positive .* got 3"), (4, 1, "four negative")]
+    ("positives", "negatives", "words"),
+    [
+        (3, 9, "positive .* got 3 in 3"),
+        (4, 1, "negative .* got 1 in 1"),
+    ],
 )
 def test_too_few_suspects_on_a_side(positives, negatives, words):
     suspects = [Suspect(lineage=str(i), family="x", positive=i < positives) for i in range(positives + negatives)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from metav import benchmark, cells, evaluation, paper, scenarios
+from metav import benchmark, cells, evaluation, paper, report, scenarios
 from metav.cells import Cell, CellResult
 from metav.cli import main
 from metav.paper import learning, page, plots, running
@@ -37,7 +37,7 @@ def test_a_part_alone_is_run_and_builds_no_cohort(tmp_path, monkeypatch, capsys)
     assert "Part 1 of 1, warfarin-models" in capsys.readouterr().out
     zoo = Zoo(scenarios.load("warfarin", "smoke"))
     assert set(zoo.folder.glob("*.safetensors")) == {zoo.files(lineage)[0] for lineage in zoo.lineages()}
-    shown = (tmp_path / "out" / page.NAME).read_text()
+    shown = (tmp_path / "out" / report.NAME).read_text()
     where = f"--profile smoke --out {tmp_path / 'out'}"
     assert f"Not run yet: `metav bench paper --only warfarin {where}`." in shown
     assert f"Not run yet: `metav bench paper --only skin {where}`." in shown
@@ -51,10 +51,10 @@ def test_the_whole_of_a_scenario_resumes_and_shows_its_page(tmp_path, monkeypatc
     assert "Part 1 of 4, warfarin (Fig. 2a, 3 and Table 5; Fig. 5a-b); left: 16 fingerprints of kinds that" in printed
     assert "Part 4 of 4, warfarin-learning (Fig. 4); left: about" in printed
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "home" / "cells").rglob("*.json")}
-    shown = (out / page.NAME).read_text()
+    shown = (out / report.NAME).read_text()
     assert main(["bench", "paper", *QUICK, "--out", str(out)]) == 0
     assert {path: path.stat().st_mtime_ns for path in cells} == cells
-    assert (out / page.NAME).read_text() == shown
+    assert (out / report.NAME).read_text() == shown
     (row,) = (row for row in json.loads((out / "warfarin" / "results.json").read_text()) if row["scheme"] == "cohort")
     mean, half = row["aruc"]["mean"], row["aruc"]["ci95"]
     assert f"| `cohort` | {mean:.3f} ± {half:.3f} |" in shown

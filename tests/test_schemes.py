@@ -171,7 +171,7 @@ def test_what_cannot_be_used_has_rows_without_figures(bench):
 def test_what_cannot_be_used_is_na_in_the_report(bench):
     report = (bench / "report.md").read_text()
     table = [line for line in report.splitlines() if line.startswith("|")]
-    assert "| | `metav(iterations=2)` | `ipguard` | `sac-m` |" in table
+    assert "|  | `metav(iterations=2)` | `ipguard` | `sac-m` |" in table
     figures = [line for line in table if line.endswith("| n/a | n/a |")]
     assert len(figures) == len(METRICS) + len(COUNTS) + 2 + 5  # seconds, and what concerns useful and spoilt thefts
     assert "`ipguard` is n/a: it needs class labels." in report

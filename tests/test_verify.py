@@ -258,8 +258,8 @@ def test_noise_in_the_smaller_of_two_values_is_noticed():
     size = torch.tensor([1.0, 50_000.0])
     first = torch.randn(30, 2, generator=torch.Generator().manual_seed(0)) * size
     second = first + torch.tensor([0.5, 0.0])
-    assert verification._changed(first, second[:3], each=True)
-    assert not verification._changed(first, first[:3] * (1 + 1e-6), each=True)
+    assert verification._changed(first, second[:3], by_value=True)
+    assert not verification._changed(first, first[:3] * (1 + 1e-6), by_value=True)
 
 
 @pytest.mark.parametrize("answer", [{"logits": 1}, ["cat"], (torch.zeros(3), torch.zeros(2))])

@@ -81,13 +81,12 @@ def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], codes: Codes = norma
         A training asks for another loss or optimiser, or for adversarial examples: GANs have their own.
     """
     for draft in drafts:
-        if draft.training is not None:
-            asked = draft.training
-            if asked.loss or asked.optimiser != "adam" or asked.adversarial or asked.decay:
+        if (training := draft.training) is not None:
+            if training.loss or training.optimiser != "adam" or training.adversarial or training.decay:
                 raise UsageError(
                     "expected a GAN's own losses and optimiser, got a lineage that names others: leave them out."
                 )
-            _fit_one(draft, draft.training, parts[draft.training.data], codes)
+            _fit_one(draft, training, parts[training.data], codes)
         draft.model.eval().requires_grad_(False)
 
 

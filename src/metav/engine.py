@@ -55,6 +55,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _call(function: Callable[[Item], Result], item: Item) -> Result:
     with one_thread():
         return function(item)
@@ -67,11 +72,10 @@ def in_blocks(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, siz
     the parts, and so the result, are the same for any number of them.
     """
     parts = list(zip(*(tensor.split(size) for tensor in tensors), strict=True))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if multiprocessing.parent_process() is not None or cores == 1 or len(parts) == 1:
+    if multiprocessing.parent_process() is not None or cores() == 1 or len(parts) == 1:
         found = [function(*part) for part in parts]
     else:
-        with one_thread(), ThreadPoolExecutor(cores, initializer=torch.set_flush_denormal, initargs=(True,)) as pool:
+        with one_thread(), ThreadPoolExecutor(cores(), initializer=torch.set_flush_denormal, initargs=(True,)) as pool:
             found = list(pool.map(lambda part: function(*part), parts))
     return tuple(torch.cat(each) for each in zip(*found, strict=True))
 

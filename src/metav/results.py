@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 import torch
 
 import metav
-from metav import evaluation, protocols, sources
+from metav import engine, evaluation, protocols, sources
 from metav.cells import Cell, CellResult, Failure
 from metav.scenarios import Scenario
 
@@ -246,7 +245,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": engine.cores(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
