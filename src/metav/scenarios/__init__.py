@@ -8,6 +8,7 @@ fashion   generation of images of garments (FashionMNIST)
 from __future__ import annotations
 
 import copyreg
+import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -74,10 +75,10 @@ def _task(path: str) -> Task:
                 raise UsageError(
                     f"expected package.module:task, got {path!r}: write {file.stem}:{name}{start}."
                 ) from error
-            raise UsageError(
-                f"expected package.module:task, got {path!r} ({error}): check both names, start it in the module's "
-                "folder, and let a function that makes the task take no arguments."
-            ) from error
+            near = difflib.get_close_matches(module, [each.stem for each in Path().glob("*.py")], n=1)
+            step = "check both names, start it in the module's folder, and let a function that makes the task take no "
+            step = f"did you mean '{near[0]}:{name}'?" if near and near != [module] else f"{step}arguments."
+            raise UsageError(f"expected package.module:task, got {path!r} ({error}): {step}") from error
         raise UsageError(f"expected a metav.Task at {path!r}, got {what}: correct it.") from error
     if not isinstance(made, Task):
         raise UsageError(f"expected a metav.Task at {path!r}, got {type(made).__name__}: see metav.Task.")
