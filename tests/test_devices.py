@@ -27,7 +27,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(nn.Module, "to", lambda self, **layout: self)
     monkeypatch.setattr(adversarial._Mean, "update", lambda self: None)
     for module in (training, adversarial):
-        monkeypatch.setattr(module, "kept", lambda parameters: {})
+        monkeypatch.setattr(module, "nonzero_masks", lambda parameters: {})
 
 
 @pytest.mark.usefixtures("fake")

@@ -152,7 +152,7 @@ def test_refuses_what_makes_no_sense(tiny):
         "batch=0": "batch of at least 1",
         "lr=0": "finite lr above 0",
         "lr=inf": "finite lr above 0",
-        "query_lr=-1": "finite query_lr above 0",
+        "query_lr=-1": "finite query_lr of at least 0",
         "iterations=many": "to be of type int, got 'many'",
     }.items():
         with pytest.raises(UsageError, match=words):
