@@ -99,7 +99,7 @@ def _origin(row: Mapping[str, Any], folder: Path) -> list[str]:
     where = f"{environment['date']}, {environment['processor']}, commit {environment.get('commit') or 'unknown'}"
     return [
         "",
-        *page.earlier(row),
+        *page.caveats(row),
         f"[Report](../{folder}/report.md): {where}.",
         "",
         "```",

@@ -200,5 +200,7 @@ def test_a_scheme_that_failed_with_the_largest_number_has_an_empty_place():
 def test_notes_on_earlier_figures_are_not_said_of_later_ones():
     for date, earlier in (("2026-11-27", True), ("2026-11-28", False)):
         row = {"scenario": "fashion", "title": "cohort", "environment": {"date": date}}
-        assert any("These figures are of before" in note for note in page.earlier(row)) is earlier
+        assert any("These figures are of before" in note for note in page.caveats(row)) is earlier
+        rebuilt = {**row, "environment": {**row["environment"], "commit": next(iter(page.REBUILT))}}
+        assert page.caveats(rebuilt) == [*page.caveats(row), *page.REBUILT.values(), ""]
         assert any("was added to the cohort" in note for note in page.notes([row], "fashion"))
