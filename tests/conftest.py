@@ -1,4 +1,4 @@
-"""Real data, real zoos at smoke size, built once a session."""
+"""What tests share: real zoos at smoke size, built once a session, fingerprints, and the command line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def fingerprint() -> Fingerprint:
 
 @pytest.fixture
 def file(fingerprint: Fingerprint, tmp_path: Path) -> str:
-    """The path of a file that holds it."""
+    """The path of a file that holds `fingerprint`."""
     fingerprint.save(tmp_path / "fp.safetensors")
     return str(tmp_path / "fp.safetensors")
 

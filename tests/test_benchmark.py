@@ -36,8 +36,8 @@ def test_halves_are_disjoint_complete_and_drawn_anew(warfarin):
 @pytest.mark.parametrize(
     ("positives", "negatives", "words"),
     [
-        (3, 9, "positive .* got 3 in 3"),
-        (4, 1, "negative .* got 1 in 1"),
+        (3, 9, "positive suspects for two halves .* got 3 in 3"),
+        (4, 1, "negative suspects for two halves .* got 1 in 1"),
     ],
 )
 def test_too_few_suspects_on_a_side(positives, negatives, words):

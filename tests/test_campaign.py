@@ -28,8 +28,8 @@ def test_a_table_in_a_folder_that_cannot_be_is_said(file, tmp_path, capsys):
     listed = ["--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "page.md" / "verdicts.csv")]
     assert main(["verify", file, *listed]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "page.md" in said
-    assert "got None" not in said
+    assert "expected a folder that can be written to, got" in said
+    assert "choose another with --out." in said
 
 
 def test_a_list_in_another_encoding_is_named_as_such(file, tmp_path, capsys):

@@ -20,8 +20,7 @@ from metav.schemes.cohort_answers import FOLDS, Answers, Known
 from metav.scorers.cohort import CLIP, LIMIT, TESTS, TINY, CohortMatch
 from metav.scorers.control import MatchedControl, Tail
 from metav.verification import verify
-from test_control import rare
-from tiny import normal
+from tiny import normal, rare
 
 RIDGE = 0.5
 

@@ -10,14 +10,8 @@ import torch
 from scipy.stats import multivariate_t
 from torch import Tensor
 
-from metav.scorers.control import MatchedControl, Tail, rarity
-from tiny import normal
-
-
-def rare(values: Tensor, law: Tail) -> Tensor:
-    """p-values of some values."""
-    count, known = torch.tensor(law.count), torch.tensor(law.known)
-    return torch.exp(-rarity(values, law.begin, law.scale, count, known))
+from metav.scorers.control import MatchedControl, Tail
+from tiny import normal, rare
 
 
 @pytest.mark.parametrize("law", ["gumbel", "exponential", "normal"])

@@ -210,6 +210,10 @@ def test_valid_queries_of_a_form_that_rejects_nothing(text):
             {"input_shape": (3, 2)},
             "expected one number in low for inputs of shape (3, 2), got 6: only a table has one for each feature",
         ),
+        (
+            {"input_shape": (3, 2), "low": 0.0, "high": 1.0, "steps": (1.0,)},
+            "expected no steps for inputs of shape (3, 2), got 1: only a table has one for each feature",
+        ),
     ],
 )
 def test_a_spec_that_does_not_fit_its_inputs(changes, words):

@@ -1,4 +1,4 @@
-"""A user's own model: from a module of theirs to a zoo, a fingerprint and a verdict; and what does not fit together."""
+"""A user's own model: from a module of theirs to a zoo, a fingerprint and a verdict."""
 
 from __future__ import annotations
 

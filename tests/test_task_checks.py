@@ -221,6 +221,8 @@ def test_what_does_not_fit_together_is_said(changes, words):
         ("nowhere:task", "expected package.module:task, got 'nowhere:task' .No module named 'nowhere'"),
         ("tumuors:task", "No module named 'tumuors'.: did you mean 'tumours:task'[?]"),
         ("tumours:nothing", "has no attribute 'nothing'.: check both names"),
+        ("tumor:nothing", "No module named 'tumor'.: did you mean 'tumours:nothing'[?]"),
+        ("statistic:mean", "No module named 'statistic'.: check both names"),
         ("tumours:FEATURES", "expected a metav.Task at 'tumours:FEATURES', got int"),
         ("tumour", "expected a scenario among"),
         ("tumours", "got 'tumours': write tumours:task, with the name of your Task after the colon"),

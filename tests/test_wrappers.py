@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import threading
 import time
 from contextlib import closing
@@ -62,7 +63,7 @@ def test_another_order_of_classes_is_put_right():
 
 
 @pytest.mark.parametrize("tried", [(), (1, 0, 2), (0, 2, 1)])
-def test_the_order_that_is_asked_for_is_the_suspect_s_whatever_was_tried_before(fingerprint, tried):
+def test_the_order_that_is_asked_for_is_the_suspect_s_whatever_was_tried_before(fingerprint, tried, tmp_path):
     order = [1, 2, 0]  # the target's first class is the suspect's second
     shuffled = lambda x: tiny.tables().target(x)[:, [order.index(place) for place in range(3)]]  # noqa: E731
     with serving(shuffled) as server:
@@ -70,6 +71,9 @@ def test_the_order_that_is_asked_for_is_the_suspect_s_whatever_was_tried_before(
         with pytest.raises(OrderError, match=r"ask with --classes 1 2 0\.$") as caught:
             judge(fingerprint, url, Access(classes=tried))
         assert list(caught.value.places) == order
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+        with pytest.raises(OrderError, match=r"ask with --classes 1 2 0\.$"):  # of the ledger nothing need be deleted
+            judge(fingerprint, url, Access(classes=tried), tmp_path / "kept.jsonl")
         assert judge(fingerprint, url, Access(classes=tuple(order))).derived
 
 

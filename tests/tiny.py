@@ -14,6 +14,7 @@ from metav.fingerprint import Fingerprint
 from metav.optim import Adam
 from metav.schemes import Ensemble
 from metav.schemes.base import CohortModels
+from metav.scorers.control import Tail, rarity
 from metav.spec import Spec
 from metav.stacks import together
 
@@ -50,6 +51,12 @@ class Linear(Classifier):
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def rare(values: Tensor, law: Tail) -> Tensor:
+    """p-values of some values."""
+    count, known = torch.tensor(law.count), torch.tensor(law.known)
+    return torch.exp(-rarity(values, law.begin, law.scale, count, known))
 
 
 def of_images(seed: int, classes: int = 4) -> Classifier:

@@ -16,8 +16,8 @@ from metav.spec import Spec
 ROUNDED = 0.02  # by how much each of a few rounded probabilities may let their sum miss 1
 MISSED = 0.1  # by how much a sum may miss 1 at most
 SPILL = 0.1  # how far one noisy or coarsely rounded probability may lie outside [0, 1]
-ASTRAY = 0.35  # how far one sum of such may miss 1; on average MISSED
-MOST = 50.0  # percent: rows that sum to more on average are percentages, not logits
+ASTRAY = 0.35  # how far the sum of one answer of such probabilities may miss 1; on average by MISSED
+MOST = 50.0  # percent: rows that sum to more on average may be percentages
 BYTES = 127.0  # a highest value of all images beyond which they are in 0..255
 ALIKE, UNLIKE = 0.8, 0.3  # correlations with the target of answers in another order, and in the one given
 VARIED = 0.05  # standard deviation of the largest probability, below which it tells little
@@ -79,8 +79,8 @@ def usable(raw: Tensor, count: int) -> Tensor:
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).reshape(count, -1).any(1).sum())
         raise SuspectError(
-            f"expected finite answers, got NaN or infinity in {bad} of {count}: look at the suspect, or at a name in "
-            "--answer that is not there."
+            f"expected finite answers, got NaN or infinity in {bad} of {count}: look at what the suspect "
+            "answers, and whether each name in --answer is there."
         )
     return values
 

@@ -115,11 +115,10 @@ def judge(
         try:
             verdict = verify(fingerprint, endpoint, repeat=REPEAT)
         except SuspectError as error:
-            found = error.after(access.classes) if isinstance(error, OrderError) and access.classes else error
-            if ledger is None:
-                raise found from error
+            if ledger is None or isinstance(error, OrderError):  # for which nothing need be asked again
+                raise
             raise SuspectError(
-                f"{str(found).rstrip('.')}; its answers are kept in {str(ledger)!r}, delete it to ask again."
+                f"{str(error).rstrip('.')}; its answers are kept in {str(ledger)!r}, delete it to ask again."
             ) from error
         return replace(verdict, remarks=(*verdict.remarks, *said, *access.remarks()))
 

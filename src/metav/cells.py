@@ -22,11 +22,8 @@ from metav.protocols import Protocol
 from metav.storage import canonical_json, home, make_folder, write_atomic
 from metav.zoo import Zoo
 
-SAME_CONSTRUCTION: tuple[Protocol, ...] = (
-    "paper",
-    "api",
-    "open-world",
-)  # protocols that construct from the same suspects
+# protocols that construct from the same suspects
+SAME_CONSTRUCTION: tuple[Protocol, ...] = ("paper", "api", "open-world")
 FAILURES = "failures.txt"  # beside the results
 LEARN = [found.version for found in distributions(name="scikit-learn")]  # which fits outsiders of the open world
 

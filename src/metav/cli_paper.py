@@ -34,20 +34,21 @@ def bench_paper(only: list[str] | None, which: Which, out: Path | None, jobs: in
         zoos[scenario] = which.open(scenario, cohort=cohort)
         zoos[scenario].prepare()
         fill(zoos[scenario], jobs)
-    pace, failed = running.Forecast(), 0
+    forecast, failed = running.Forecast(), 0
     if again:
         running.forget(parts, zoos)
     for part in parts:
-        pace.recall(part, zoos[part.scenario])
+        forecast.recall(part, zoos[part.scenario])
     for index, part in enumerate(parts):
         zoo = zoos[part.scenario]
         work = running.work(parts[index:], zoos)
         output().print(
-            f"Part {index + 1} of {len(parts)}, {part.name} ({part.shows}); {pace.left(work, jobs)}.", soft_wrap=True
+            f"Part {index + 1} of {len(parts)}, {part.name} ({part.shows}); {forecast.left(work, jobs)}.",
+            soft_wrap=True,
         )
         with progress_bar(part.name, len(running.planned(part, zoo))) as progress:
             found, failures = running.run(part, zoo, folder, command_line(), jobs=jobs, progress=progress)
-        pace.note(part.scenario, found)
+        forecast.note(part.scenario, found)
         failed += len(failures)
         report.write_tracebacks(folder / part.name, failures)
         for failure in failures:

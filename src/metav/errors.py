@@ -55,6 +55,10 @@ class OrderError(SuspectError):
         super().__init__(f"{found}: if that is how it documents them, ask with --classes {words}.")
         self.found, self.places = found, tuple(places)
 
+    def __reduce__(self) -> tuple[type[OrderError], tuple[str, tuple[int, ...]]]:
+        """As `__init__` takes it, for a process pool."""
+        return OrderError, (self.found, self.places)
+
     def after(self, places: Sequence[int]) -> OrderError:
         """The same, where the answers had been put into the order of `places` before."""
         return OrderError(self.found, [places[each] for each in self.places])

@@ -59,8 +59,8 @@ def split(suspects: Sequence[Suspect], seed: int) -> tuple[list[Suspect], list[S
             halves[len(halves[0]) + len(chain) > len(side) // 2].extend(chain)
         if min(map(len, halves)) < 2:
             raise UsageError(
-                f"expected {kind} suspects that fill two halves with two each, none made from one in the other half, "
-                f"got {len(side)} in {len(chains)} groups of relatives: add some to the scenario."
+                f"expected {kind} suspects for two halves of at least two, with relatives in one half, got {len(side)} "
+                f"in {len(chains)} groups of relatives: add some to the scenario."
             )
         construction += [halves[0][index] for index in generator.permutation(len(halves[0]))]
         test += halves[1]
@@ -112,9 +112,8 @@ def what_is_left_out(scenario: Scenario, protocol: Protocol, only: Sequence[str]
         found = [scenario.lineage(each.lineage).obfuscation for each in scenario.suspects if each.positive]
     elif protocol == "unseen-architecture":
         lineages = [scenario.lineage(each.lineage) for each in scenario.suspects if not each.positive]
-        found = [
-            each.new_architecture for each in lineages if not isinstance(each.step, Ready)
-        ]  # which are of no known kind
+        known = [each for each in lineages if not isinstance(each.step, Ready)]  # ready ones are of no known kind
+        found = [each.new_architecture for each in known]
     else:
         found = [""]
     if not found:

@@ -81,9 +81,10 @@ class Spec:
             object.__setattr__(self, name, value)  # plain numbers, whatever they came as: they are saved as JSON
         for name, values in (("low", low), ("high", high), ("steps", steps or 0.0)):
             if isinstance(values, tuple) and not features:
+                wanted = "no steps" if name == "steps" else f"one number in {name}"
                 raise UsageError(
-                    f"expected one number in {name} for inputs of shape {self.input_shape}, got {len(values)}: only a "
-                    "table has one for each feature."
+                    f"expected {wanted} for inputs of shape {self.input_shape}, got {len(values)}: only a table has "
+                    "one for each feature."
                 )
             if isinstance(values, tuple) and len(values) != features:
                 raise UsageError(

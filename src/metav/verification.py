@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metav.answers import understand, usable
-from metav.errors import SuspectError, brief
+from metav.errors import OrderError, SuspectError, brief
 from metav.fingerprint import Fingerprint
 from metav.spec import Model
 
@@ -97,7 +97,13 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
         return understand(answers, fingerprint.spec, len(queries), fingerprint.reference)
 
     raw = query(model, queries)
-    outputs, remarks = understood(raw)
+    try:
+        outputs, remarks = understood(raw)
+    except OrderError as error:
+        places = getattr(model, "places", None)  # of an endpoint that had put the answers into an order already
+        if places is None:
+            raise
+        raise error.after(places.tolist()) from error
     rate = fingerprint.score(outputs)
     if repeat:
         again = query(model, queries[:repeat])

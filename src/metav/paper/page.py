@@ -47,7 +47,7 @@ NOTES = {  # what a reader of these figures has to know
     ("warfarin", "metav"): "How long this zoo's models are trained was chosen with figures such as these in view: "
     "docs/warfarin.md has what other recipes show.",
     ("warfarin", "cohort"): "The tests and the level of `cohort` were chosen with the first three of these splits in "
-    "view, and the way matches are computed with all five in view: docs/cohort.md has targets that were not.",
+    "view, and the way matches are computed with all five in view; docs/cohort.md has other targets, which were not.",
     ("fashion", "cohort"): "A kind of theft, filters pruned by 67 % (now 66 %), was added to the cohort after these "
     "suspects had been looked at: docs/fashion.md has what it was before, docs/cohort.md another target.",
     ("skin", "metav"): "The literal `metav` starts from noise, which shows a classifier of lesions nothing that it "
@@ -59,14 +59,15 @@ NOTES = {  # what a reader of these figures has to know
 EARLIER = {  # and of all of before a date
     "fashion": (
         "2026-11-28",
-        "These figures are of before 2026-11-28, when two tunings of one generator could still be on both sides of a "
-        "split (of three generators, with 13 to 15 of 16 filters gone, which are no suspects themselves); `cohort`, "
-        "where it is here, is an earlier version, rule 4 (docs/cohort-development.md).",
+        "These figures are of before 2026-11-28. Until then the two tunings of one generator could be in different "
+        "halves (of three generators with 13 to 15 of 16 filters gone, which are no suspects themselves). `cohort`, "
+        "where it is here, is an earlier version, by rule 4 (docs/cohort-development.md).",
     )
 }
-REBUILT = {  # of figures by the commit that they were measured at
-    "f33d952cab06": "These figures are of Skin's zoo as another Intel Xeon built it (results/zoo/skin-rebuilt.json): "
-    "rounding has led its target and 93 of the 140 suspects to other weights than those of the first table.",
+REBUILT = {  # and of those that were measured at a commit
+    ("skin", "f33d952cab06"): "These figures are of the zoo as another Intel Xeon built it "
+    "(results/zoo/skin-rebuilt.json): rounding has led its target and 93 of the 140 suspects to other weights than "
+    "those behind results/paper/skin.",
 }
 VERDICTS = "false_accusations", "missed"
 QUICK, WITHIN = 0.8, 200  # section 6.2: an ARUC over 0.8 in less than 200 seconds
@@ -159,8 +160,8 @@ def caveats(row: Mapping[str, Any]) -> list[str]:
     """What a reader has to know of when figures were made, and of which models."""
     date, note = EARLIER.get(row["scenario"], ("", ""))
     found = [note] if row["environment"]["date"] < date else []
-    found += filter(None, [REBUILT.get(row["environment"].get("commit"))])
-    return [line for each in found for line in (each, "")]
+    found += filter(None, [REBUILT.get((row["scenario"], row["environment"].get("commit")))])
+    return [text for each in found for text in (each, "")]
 
 
 def _origin(row: Mapping[str, Any], link: str, file: str = report.NAME) -> list[str]:

@@ -75,9 +75,14 @@ def _task(path: str) -> Task:
                 raise UsageError(
                     f"expected package.module:task, got {path!r}: write {file.stem}:{name}{start}."
                 ) from error
-            near = difflib.get_close_matches(module, [each.stem for each in Path().glob("*.py")], n=1)
-            step = "check both names, start it in the module's folder, and let a function that makes the task take no "
-            step = f"did you mean '{near[0]}:{name}'?" if near and near != [module] else f"{step}arguments."
+            known = [each.stem for each in Path().glob("*.py")] if isinstance(error, ModuleNotFoundError) else []
+            if near := difflib.get_close_matches(module, known, n=1):
+                step = f"did you mean '{near[0]}:{name}'?"
+            else:
+                step = (
+                    "check both names, start it in the module's folder, and let a function that makes the task take "
+                    "no arguments."
+                )
             raise UsageError(f"expected package.module:task, got {path!r} ({error}): {step}") from error
         raise UsageError(f"expected a metav.Task at {path!r}, got {what}: correct it.") from error
     if not isinstance(made, Task):

@@ -165,13 +165,13 @@ class Task:
             models = {"target": self._wrapped(self.target), **{n: self._ready(n, m) for n, m in self.negatives.items()}}
         with seeded(0):
             made = {name: make() for name, make in self.architectures.items()}
-        lasting = first_unresettable(self.target)
+        unresettable = first_unresettable(self.target)
         side_by_side = self.fit is None and kind == "regression" and all(map(stackable, (self.target, *made.values())))
         if kind == "images":
             usual = partial(adversarial.fit, codes=adversarial.given)
         else:
             usual = partial(training.fit, objective=self._objective())
-        anew = {} if lasting else {SAME: self._anew}
+        anew = {} if unresettable else {SAME: self._anew}
         listed = any(_shape(self.target) == _shape(each) for each in made.values())
         alone = "; no new models of the target's architecture, as {} has no reset_parameters"
         return Scenario(
@@ -190,7 +190,7 @@ class Task:
             quality=self.quality or QUALITY[kind],
             merit=self.merit or MERIT[kind],
             method=f"{self._method()}; made of {self._made_of(made, models)}",
-            data=f"the task {self.name}{alone.format(lasting) if lasting and not listed else ''}",
+            data=f"the task {self.name}{alone.format(unresettable) if unresettable and not listed else ''}",
             group=16 if side_by_side else 1,  # others are written one by one, so that a kill loses no more
             cohort=self._cohort(smoke) if self.teachers else None,
         )

@@ -74,13 +74,13 @@ def check_settings(task: Task) -> None:
             "(weight_norm, spectral_norm), so that it cannot be pruned: bake them in, with "
             "torch.nn.utils.parametrize.remove_parametrizations for example."
         )
-    lasting = first_unresettable(task.target)
-    if task.teachers and lasting:
+    unresettable = first_unresettable(task.target)
+    if task.teachers and unresettable:
         raise UsageError(
-            f"expected a target whose layers all have reset_parameters for teachers, got {lasting} without: add "
+            f"expected a target whose layers all have reset_parameters for teachers, got {unresettable} without: add "
             "it, or leave teachers out."
         )
-    if not task.negatives and not (task.independents and (task.architectures or not lasting)):
+    if not task.negatives and not (task.independents and (task.architectures or not unresettable)):
         raise UsageError(
             "expected models that are independent of the target, got none: give independents of at least 1 and "
             "architectures (the target's own needs reset_parameters of all its layers), or negatives."

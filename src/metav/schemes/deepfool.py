@@ -36,7 +36,7 @@ class DeepFoolFP:
     Parameters
     ----------
     steps
-        Of DeepFool, at most.
+        Steps of DeepFool, at most.
     candidates
         How many of the likeliest classes are tried, the example's own included, as in foolbox.
     overshoot
