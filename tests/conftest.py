@@ -99,8 +99,9 @@ def _own_cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _threads_are_left_alone():
-    """No call of the library may leave torch with another number of threads."""
+def _alike_and_apart():
+    """Each test draws the same numbers in each run, and leaves torch with the number of threads that it had."""
+    torch.manual_seed(0)
     threads = torch.get_num_threads()
     yield
     assert torch.get_num_threads() == threads
