@@ -23,7 +23,7 @@ import pandas as pd
 from scipy import stats
 
 from metav import evaluation
-from metav.report import line
+from metav.report import head, line
 from metav.schemes.base import ROUNDING
 
 COLUMNS = [
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--unrelated", action="store_true")
     options = parser.parse_args()
     for file in options.files:
-        print(f"\n{file}\n\n{line('', *COLUMNS)}\n{'|---' * (len(COLUMNS) + 1)}|")
+        print("", file, "", *head("", *COLUMNS), sep="\n")
         scores = pd.read_csv(file, keep_default_na=False)
         whole = scores[scores["view"] == ""]
         if options.unrelated:

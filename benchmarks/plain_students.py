@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from metav import benchmark, results, scenarios
-from metav.report import line
+from metav.report import head, line
 from metav.results import with_interval
 from metav.scenarios import Suspect
 from metav.zoo import Zoo
@@ -31,9 +31,8 @@ def main() -> None:
     options = parser.parse_args()
     scenario = scenarios.load("warfarin", "cpu")
     changed = replace(scenario, suspects=tuple(map(unlabelled, scenario.suspects)))
-    print(
-        "| students | left out | scheme | ARUC | AUC | robustness | false accusations | missed |\n" + "|---" * 8 + "|"
-    )
+    heads = "students", "left out", "scheme", "ARUC", "AUC", "robustness", "false accusations", "missed"
+    print(*head(*heads), sep="\n")
     with tempfile.TemporaryDirectory() as folder:
         for name, each in (("as in Table 3", scenario), ("of answers alone", changed)):
             zoo = Zoo(each, Path(folder) / "zoo", cohort=True)
