@@ -101,7 +101,7 @@ def _own_cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _alike_and_apart():
     """Each test draws the same numbers in each run, and leaves torch with the number of threads that it had."""
-    torch.manual_seed(0)
+    torch.manual_seed(2022)  # no test's own seed
     threads = torch.get_num_threads()
     yield
     assert torch.get_num_threads() == threads

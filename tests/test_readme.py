@@ -99,9 +99,8 @@ def test_what_is_advised_is_what_the_committed_results_say():
         return f"{row['false_accusations']['mean']:.1f}", f"{row['missed']['mean']:.1f}"
 
     noise, data = (accused("paper/skin", name) for name in ("metav", paper.VARIANT["skin"]))
-    assert (
-        f"it accused {noise[0]} of 35 on Skin and missed {noise[1]}, from public images {' and '.join(data)}" in readme
-    )
+    assert f"noise, accused {noise[0]} of 35 and missed {noise[1]}; with queries that start from public" in readme
+    assert f"public images it was {' and '.join(data)} (" in readme
     few, all_ = (accused("paper/warfarin-queries", "metav", queries=n)[0] for n in (10, 100))
     assert f"accuses {few} of 35 with 10 queries and {all_} with 100" in readme
     few, all_ = (accused("warfarin-few", "metav", models=n)[0] for n in (10, 35))
@@ -192,7 +191,7 @@ def test_what_is_harder_is_what_the_committed_results_say():
     assert rows[0]["command"] in text
     rows = json.loads((ROOT / "results" / "warfarin-unseen-obfuscation" / "results.json").read_text())
     missed = [row["missed"]["mean"] for row in rows if row["left_out"] == "Distillation"]
-    assert "misses {:.1f} on average, the variant {:.1f}".format(*missed) in " ".join(text.split())
+    assert "of the 26 students {:.1f} and {:.1f}.".format(*missed) in " ".join(text.split())
     rows = json.loads((ROOT / "results" / "skin-unseen-obfuscation" / "results.json").read_text())
     missed, seen = ([row[key]["mean"] for row in rows] for key in ("missed", "auc"))
     assert rows[1]["scheme"] == "cohort"
