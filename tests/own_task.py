@@ -35,6 +35,17 @@ def painter(hidden: int = 32) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+class Fixed(nn.Module):
+    """A layer that cannot be drawn anew, without reset_parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3))
+
+    def forward(self, x):
+        return x @ self.weight.T
+
+
 def network(hidden: int = 8) -> nn.Module:
     return nn.Sequential(nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, 2))
 

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 from torch.nn.functional import one_hot
 from torch.nn.utils import parametrizations
@@ -19,7 +18,7 @@ from metav.cli import main
 from metav.errors import MetavError, StorageError, UsageError
 from metav.scenarios.base import Merit
 from metav.zoo import Zoo
-from own_task import EXAMPLES, SPEC, codes, network, painter, part, task
+from own_task import EXAMPLES, SPEC, Fixed, codes, network, painter, part, task
 
 SMALL = {  # a generator of images of a single pixel
     "spec": replace(SPEC, output="images", output_shape=(2, 1, 1)),
@@ -58,17 +57,6 @@ def test_a_negative_that_is_no_onnx_file(tmp_path):
             UsageError, match=f"expected an ONNX file that onnx2torch can convert, got '.*{name}' .*torch module"
         ):
             task(negatives={"stranger": tmp_path / name}).scenario()
-
-
-class Fixed(nn.Module):
-    """A layer that cannot be drawn anew."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(2, 3))
-
-    def forward(self, x):
-        return x @ self.weight.T
 
 
 def test_a_task_without_teachers_says_so(tmp_path, capsys, monkeypatch):

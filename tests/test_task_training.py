@@ -18,7 +18,7 @@ from metav.storage import digest
 from metav.training import CLASSIFICATION
 from metav.training import fit as usual
 from metav.zoo import Zoo
-from own_task import SPEC, network, part, task
+from own_task import SPEC, Fixed, network, part, task
 
 REGRESSION = replace(SPEC, output="regression")
 
@@ -164,17 +164,6 @@ class Silent(nn.Module):
             return self.net(x)
 
 
-class Listed(nn.Module):
-    """A layer without reset_parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(2, 3))
-
-    def forward(self, x):
-        return x @ self.weight.T
-
-
 def broken() -> nn.Module:
     net = network()
     nn.init.constant_(net[0].weight, torch.nan)
@@ -249,5 +238,5 @@ def test_a_target_of_rare_classes_has_learnt_what_a_constant_has_not(tmp_path):
 
 
 def test_a_target_whose_architecture_is_listed_is_not_said_to_lack_new_models():
-    assert "no new models" in task(target=Listed(), architectures={"other": network}).scenario().data
-    assert "no new models" not in task(target=Listed(), architectures={"mine": Listed}).scenario().data
+    assert "no new models" in task(target=Fixed(), architectures={"other": network}).scenario().data
+    assert "no new models" not in task(target=Fixed(), architectures={"mine": Fixed}).scenario().data

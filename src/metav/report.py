@@ -97,10 +97,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> Table:
     heads += [f"false\naccusations\nof {_range(rows, 'negatives')}", f"missed\nof {_range(rows, 'positives')}"]
     table = Table("scheme", *heads, "construction,\ns")
     for row in rows:
-        shown = [with_interval(row[key]) for key in results.METRICS] + [
-            with_interval(row[key], 1) for key in results.COUNTS
-        ]
-        table.add_row(row["title"], *shown, with_interval(row["construct_seconds"], 1))
+        metrics = (with_interval(row[key]) for key in results.METRICS)
+        counts = (with_interval(row[key], 1) for key in (*results.COUNTS, "construct_seconds"))
+        table.add_row(row["title"], *metrics, *counts)
     return table
 
 

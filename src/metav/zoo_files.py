@@ -18,7 +18,7 @@ from torch import nn
 from metav import sources
 from metav.errors import IntegrityError, MetavError, SettingsError, StorageError
 from metav.scenarios import Scenario
-from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors, write_atomic
+from metav.storage import canonical_json, home, load_tensors, make_folder, save_tensors, write_json
 from metav.suspects import Lineage
 from metav.suspects.distillation import Distillation
 from metav.suspects.facade import Change
@@ -310,7 +310,7 @@ class ZooFiles:
         make_folder(self.folder / "locks", "--zoo or METAV_HOME")
         with FileLock(self.folder / "locks" / "settings"):
             if not (self.folder / "zoo.json").exists():
-                write_atomic(self.folder / "zoo.json", json.dumps(self.settings, indent=1).encode())
+                write_json(self.folder / "zoo.json", self.settings)
         self.check_settings()
 
     def save(self, lineage: str, model: nn.Module, quality: dict[str, float], seconds: float) -> None:
@@ -324,4 +324,4 @@ class ZooFiles:
             seconds=round(seconds, 4),
             quality=quality,
         )
-        write_atomic(record_file, json.dumps({**asdict(record), "seal": record.seal()}, indent=1).encode())
+        write_json(record_file, {**asdict(record), "seal": record.seal()})

@@ -14,7 +14,6 @@ import pandas as pd
 from metav import figures, paper, report, results
 from metav.paper import plots
 from metav.paper.running import CURVES
-from metav.report import line
 from metav.results import with_interval
 from metav.storage import write_atomic
 
@@ -158,10 +157,10 @@ def notes(rows: Rows, scenario: str) -> Iterator[str]:
 
 def caveats(row: Mapping[str, Any]) -> list[str]:
     """What a reader has to know of when figures were made, and of which models."""
-    date, note = EARLIER.get(row["scenario"], ("", ""))
-    found = [note] if row["environment"]["date"] < date else []
-    found += filter(None, [REBUILT.get((row["scenario"], row["environment"].get("commit")))])
-    return [text for each in found for text in (each, "")]
+    date, earlier = EARLIER.get(row["scenario"], ("", ""))
+    rebuilt = REBUILT.get((row["scenario"], row["environment"].get("commit")), "")
+    found = (earlier if row["environment"]["date"] < date else "", rebuilt)
+    return [text for note in found if note for text in (note, "")]
 
 
 def _origin(row: Mapping[str, Any], link: str, file: str = report.NAME) -> list[str]:
@@ -184,19 +183,20 @@ def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
     published = PUBLISHED[scenario]
     yield from ("### Robustness and uniqueness (Fig. 2, 3 and 5a-b)", "")
     heads = "scheme", "ARUC", "the paper's ARUC", "robustness at 100 % uniqueness", "the paper's robustness", "AUC"
-    yield from _table([*heads, "false accusations", "missed"], [])
-    for row in rows:
-        theirs = published.get(row["scheme"], {})
-        yield line(
+    verdicts = [
+        [
             f"`{row['title']}`",
             with_interval(row[ARUC]),
-            _theirs(theirs, ARUC, scenario),
+            _theirs(published.get(row["scheme"], {}), ARUC, scenario),
             with_interval(row[FULL]),
-            _theirs(theirs, FULL, scenario),
+            _theirs(published.get(row["scheme"], {}), FULL, scenario),
             with_interval(row["auc"]),
             f"{with_interval(row['false_accusations'], 1)} of {row['negatives']:g}",
             f"{with_interval(row['missed'], 1)} of {row['positives']:g}",
-        )
+        ]
+        for row in rows
+    ]
+    yield from _table([*heads, "false accusations", "missed"], verdicts)
     yield from ("", f"![ARUC and robustness of each scheme]({link}schemes.png)", "")
     yield from (f"![Robustness and uniqueness against the threshold]({link}curves.png)", "")
     yield from ("### Seconds (Table 5)", "")
@@ -212,7 +212,7 @@ def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield from (*report.head(*head), *(line(*row) for row in rows))
+    yield from (*report.head(*head), *(report.line(*row) for row in rows))
 
 
 def _beside(shown: bool, value: str = "the paper") -> list[str]:
