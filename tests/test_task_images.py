@@ -70,3 +70,23 @@ def test_images_that_are_not_float32_in_0_to_1(change):
     parts = {"own": good, "public": Part(x=good.x, y=change(good.y)), "test": good}
     with pytest.raises(UsageError, match=r"(images in \[0, 1\]|float32 y|finite y) in the part public"):
         task(spec=spec, target=painter(), **parts)
+
+
+def test_the_owner_of_a_classifier_of_images_hears_of_the_better_variant(command, tmp_path):
+    (tmp_path / "lamps.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from metav import Part, Spec, Task\n"
+        "torch.manual_seed(0)\n"
+        "def part():\n"
+        "    x = torch.rand(40, 1, 4, 4)\n"
+        "    return Part(x=x, y=(x.mean((1, 2, 3)) > 0.5).long())\n"
+        "def task():\n"
+        "    target = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))\n"
+        "    spec = Spec(input_shape=(1, 4, 4), output_shape=(2,), low=0.0, high=1.0, output='probabilities')\n"
+        "    return Task(name='lamps', target=target, spec=spec, own=part(), public=part(), test=part(), epochs=2)\n"
+    )
+    made = ("fingerprint", "lamps:task", "--profile", "smoke", "--queries", "5", "--out", "lamps.safetensors")
+    hint = "--scheme 'metav(start=data,iterations=300,lr=0.003)' was better than metav alone"
+    assert hint in command(*made)
+    assert hint not in command(*made, "--scheme", "metav(start=data,iterations=3)")
