@@ -65,10 +65,10 @@ def zoo_of(target: int) -> Zoo:
     scenario = load("cpu", Recipe(target_seed=target))
     assert scenario.cohort is not None
     pruned = next(each for each in scenario.suspects if each.family == "WP")  # an ensemble must have a theft
-    known, met = ([each for each in side if not each.positive] for side in (scenario.suspects, scenario.strangers))
+    known, met = ([each for each in side if not each.positive] for side in (scenario.suspects, scenario.open_world))
     more = [replace(each, lineage=SEED.sub(later, each.lineage)) for each in known]
     cohort = replace(scenario.cohort, copies=1)
-    some = replace(scenario, suspects=(pruned, *known), strangers=(*met, *more), cohort=cohort)
+    some = replace(scenario, suspects=(pruned, *known), open_world=(*met, *more), cohort=cohort)
     return Zoo(some, cohort=True, open_world=True)
 
 

@@ -276,7 +276,7 @@ def test_a_name_depends_on_what_cohort_and_open_world_are_for(warfarin, tmp_path
     usual = names()
     other = names(cohort=replace(plan, kinds=dict(reversed(plan.kinds.items()))))
     assert [a == b for a, b in zip(usual, other, strict=True)] == [True, False, True]
-    other = names(strangers=warfarin.strangers[::-1])
+    other = names(open_world=warfarin.open_world[::-1])
     assert [a == b for a, b in zip(usual, other, strict=True)] == [True, True, False]
 
 

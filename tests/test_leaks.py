@@ -40,7 +40,7 @@ def test_nothing_made_from_a_test_suspect_reaches_a_scheme(zoo, protocol):
         for repetition in range(REPEATS):
             construction, test = protocols.divide(scenario, protocol, left_out, repetition)
             if protocol == "open-world":
-                test = zoo.strangers
+                test = zoo.open_world
             tested = {scenario.lineage(suspect.lineage).text for suspect in test}
             for text in constructed_from(zoo, protocol, left_out, construction):
                 assert not ancestry(scenario, text) & tested, text

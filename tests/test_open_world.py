@@ -33,25 +33,25 @@ FITTED = {"warfarin": (30, 8), "skin": (14, 8), "fashion": (24, 4)}  # outsiders
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_enough_strangers_and_thefts_are_met(name):
+def test_enough_independents_and_thefts_are_met(name):
     scenario = scenarios.load(name, "cpu")
-    sides = Counter(suspect.positive for suspect in scenario.strangers)
+    sides = Counter(suspect.positive for suspect in scenario.open_world)
     independent, derived = FITTED[name]
     assert sides[False] + independent >= 40
     assert sides[True] + derived >= 20
-    assert len({suspect.lineage for suspect in scenario.strangers}) == len(scenario.strangers)
+    assert len({suspect.lineage for suspect in scenario.open_world}) == len(scenario.open_world)
 
 
 @pytest.mark.parametrize(("name", "strange"), [("warfarin", WARFARIN), ("skin", SKIN), ("fashion", FASHION)])
-def test_strangers_are_of_kinds_that_neither_zoo_nor_cohort_holds(name, strange):
+def test_suspects_are_of_kinds_that_neither_zoo_nor_cohort_holds(name, strange):
     scenario = scenarios.load(name, "cpu")
     known = [*(suspect.lineage for suspect in scenario.suspects), *scenario.cohort.all()]
     known = {scenario.lineage(text).text for text in known}
-    assert not known & {scenario.lineage(suspect.lineage).text for suspect in scenario.strangers}
+    assert not known & {scenario.lineage(suspect.lineage).text for suspect in scenario.open_world}
     steps = [scenario.lineage(text).step for text in known]
     held = {getattr(step, "architecture", None) or getattr(step, "student", None) for step in steps}
     assert not held & set(strange)
-    for suspect in scenario.strangers:
+    for suspect in scenario.open_world:
         assert suspect.positive == scenario.lineage(suspect.lineage).text.startswith("target>")
 
 
@@ -64,7 +64,7 @@ def test_a_cohort_is_made_as_the_target_was_from_seeds_that_nothing_else_has(nam
     assert [each.text for each in plain[plan.teachers :]] == ["target"] * plan.copies
     for each in plain[: plan.teachers]:
         assert replace(each.step, seed=0) == replace(target, seed=0)
-    seeds = {scenario.lineage(suspect.lineage).training for suspect in (*scenario.suspects, *scenario.strangers)}
+    seeds = {scenario.lineage(suspect.lineage).training for suspect in (*scenario.suspects, *scenario.open_world)}
     assert not {each.step.seed for each in plain[: plan.teachers]} & {each.seed for each in seeds if each is not None}
     for kind in plan.kinds:
         assert len(set(plan.lineages(kind))) >= plan.teachers + 1
@@ -91,12 +91,12 @@ def test_none_of_it_reaches_a_construction(zoo):
     cell = cells.Cell(scheme="metav(iterations=2)", repetition=0, queries=4, protocol="open-world")
     construction, _ = protocols.split(zoo.scenario.suspects, 0)
     made = benchmark.construct(zoo, cell.scheme, construction, queries=4, seed=0)
-    strangers = {zoo.scenario.lineage(suspect.lineage).text for suspect in zoo.strangers}
-    assert not strangers & set(made.provenance["suspects"])
+    unseen = {zoo.scenario.lineage(suspect.lineage).text for suspect in zoo.open_world}
+    assert not unseen & set(made.provenance["suspects"])
     result = benchmark.run_cell(zoo, cell)
     assert [score.lineage for score in result.scores] == [each.name for each in benchmark.open_world(zoo)]
     again = benchmark.run_cell(zoo, cells.Cell(scheme=cell.scheme, repetition=0, queries=4))
-    assert not strangers & {score.lineage for score in again.scores}
+    assert not unseen & {score.lineage for score in again.scores}
 
 
 def test_bench_counts_false_accusations_and_misses(zoo, tmp_path):
@@ -120,7 +120,7 @@ def test_bench_counts_false_accusations_and_misses(zoo, tmp_path):
 
 
 def test_a_scenario_without_an_open_world_says_so(smoke_zoo, monkeypatch):
-    bare = Zoo(replace(smoke_zoo.scenario, strangers=(), outsiders=None), smoke_zoo.folder)
+    bare = Zoo(replace(smoke_zoo.scenario, open_world=(), outsiders=None), smoke_zoo.folder)
     with pytest.raises(UsageError, match="expected a scenario with an open world, got warfarin"):
         protocols.check(bare.scenario, "open-world")
     with pytest.raises(UsageError, match="did you mean 'open-world'"):
@@ -137,7 +137,7 @@ def test_images_have_a_cohort_and_an_open_world_too(name, tmp_path):
     few = replace(
         scenario,
         suspects=tuple(s for s in scenario.suspects if s.family in ("WP", "FTLL", "Independent M", "Independent S")),
-        strangers=tuple(s for s in scenario.strangers if "ftal" not in s.lineage and "M(" not in s.lineage),
+        open_world=tuple(s for s in scenario.open_world if "ftal" not in s.lineage and "M(" not in s.lineage),
     )
     zoo = Zoo(few, tmp_path / "zoo", cohort=True, open_world=True)
     zoo.build(jobs=2)
@@ -146,8 +146,8 @@ def test_images_have_a_cohort_and_an_open_world_too(name, tmp_path):
     made = schemes.get("cohort(pool=20)").construct(known, queries=6, seed=0)
     met = benchmark.open_world(zoo)
     families = {(each.family, each.positive) for each in met}
-    assert families >= {(s.family, s.positive) for s in few.strangers}
-    assert len(families) > len({s.family for s in few.strangers})
+    assert families >= {(s.family, s.positive) for s in few.open_world}
+    assert len(families) > len({s.family for s in few.open_world})
     for each in met:
         assert 0 <= verify(made, each.model).rate <= 1
         assert each.quality.keys() == zoo.record("target").quality.keys()

@@ -194,8 +194,8 @@ def test_what_the_model_sees_is_changed_and_its_answers_are_not():
 
 def test_a_zoo_keeps_and_gives_back_a_model_behind_a_facade(warfarin, tmp_path):
     links = ("target>rounded(5)", "target>rounded(5)>noisy(2.0,seed=1)")
-    strangers = tuple(Suspect(lineage=text, family="changed answers", positive=True) for text in links)
-    zoo = Zoo(replace(warfarin, suspects=(), strangers=strangers), tmp_path / "zoo", open_world=True)
+    unseen = tuple(Suspect(lineage=text, family="changed answers", positive=True) for text in links)
+    zoo = Zoo(replace(warfarin, suspects=(), open_world=unseen), tmp_path / "zoo", open_world=True)
     assert zoo.build(jobs=1) == 3
     x = zoo.scenario.parts["test"].x
     plain, changed, twice = (zoo.load(text)(x) for text in ("target", *links))

@@ -175,7 +175,7 @@ def test_the_command_that_builds_what_is_missing_builds_all_of_it(warfarin, tmp_
     zoo = Zoo(warfarin, tmp_path, (0.5,), cohort=True, open_world=True)
     assert zoo.command.endswith(f"--zoo {tmp_path} --snapshots --cohort --open-world")
     with pytest.raises(StorageError, match="--cohort --open-world"):
-        zoo.record(zoo.strangers[0].lineage)
+        zoo.record(zoo.open_world[0].lineage)
 
 
 def damage_truncate(path: Path, other: Path) -> None:

@@ -19,7 +19,7 @@ from metav.fingerprint import Fingerprint
 from metav.frozen import folded
 from metav.protocols import Protocol
 from metav.scenarios import Suspect
-from metav.scenarios.base import CohortPlan, Outsider
+from metav.scenarios.base import CohortPlan, Subject
 from metav.schemes import Ensemble
 from metav.schemes.base import CohortModels, needs_of
 from metav.schemes.cohort import Cohort
@@ -30,7 +30,7 @@ from metav.zoo import Zoo
 
 GLANCE = 8  # inputs that show whether a model without batch norm answers the same
 
-_outsiders: dict[tuple[str, ...], list[Outsider]] = {}  # by the target, and what they and their quality are made from
+_outsiders: dict[tuple[str, ...], list[Subject]] = {}  # by the target, and what they and their quality are made from
 _cohorts: dict[tuple[Path, str, str], CohortModels] = {}  # the last that was read: folder, digest of target, plan
 
 
@@ -228,10 +228,10 @@ def _constructed(
     return made, seconds
 
 
-def of_zoo(zoo: Zoo, suspects: Sequence[Suspect]) -> list[Outsider]:
+def of_zoo(zoo: Zoo, suspects: Sequence[Suspect]) -> list[Subject]:
     """Suspects of a zoo's table or open world, with their models."""
     return [
-        Outsider(
+        Subject(
             name=suspect.lineage,
             family=suspect.family,
             positive=suspect.positive,
@@ -242,8 +242,8 @@ def of_zoo(zoo: Zoo, suspects: Sequence[Suspect]) -> list[Outsider]:
     ]
 
 
-def open_world(zoo: Zoo) -> list[Outsider]:
-    """Strangers and outsiders; a process fits the outsiders of a target once."""
+def open_world(zoo: Zoo) -> list[Subject]:
+    """Suspects of the open world, and outsiders; a process fits the outsiders of a target once."""
     scenario = zoo.scenario
     key = zoo.record("target").digest, canonical_json(zoo.settings), repr(scenario.outsiders), repr(scenario.quality)
     if key not in _outsiders:
@@ -251,7 +251,7 @@ def open_world(zoo: Zoo) -> list[Outsider]:
         with engine.one_thread():
             met = scenario.outsiders(target, scenario.part) if scenario.outsiders else ()
             _outsiders[key] = [replace(each, quality=scenario.quality(each.model, target, test)) for each in met]
-    return of_zoo(zoo, zoo.strangers) + _outsiders[key]
+    return of_zoo(zoo, zoo.open_world) + _outsiders[key]
 
 
 def planned(

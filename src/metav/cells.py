@@ -144,8 +144,8 @@ def path(zoo: Zoo, cell: Cell, digest: Callable[[str], str]) -> Path:
     kept = [each for lineage in used for each in zoo.snapshots(lineage)] if scheme.needs.snapshots else []
     models = {lineage: digest(lineage) for lineage in (*used, *kept)}
     code = [sources.CODE, sources.digest([Path(inspect.getfile(type(scheme)))])]  # a scheme's may be elsewhere
-    plan, strangers = scheme.needs.cohort and zoo.cohort, cell.protocol == "open-world" and zoo.strangers
-    table = (scenario.spec, scenario.merit, scenario.views, scenario.suspects, plan, strangers)
+    plan, unseen = scheme.needs.cohort and zoo.cohort, cell.protocol == "open-world" and zoo.open_world
+    table = (scenario.spec, scenario.merit, scenario.views, scenario.suspects, plan, unseen)
     libraries = [torch.__version__, np.__version__, *(LEARN if cell.protocol == "open-world" else ())]
     text = canonical_json([asdict(cell), zoo.settings, models, *map(repr, table), code, libraries])
     name = hashlib.sha256(text.encode()).hexdigest()[:16]

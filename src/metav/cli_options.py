@@ -144,7 +144,7 @@ class Whole(Which):
         zoo = self.open(name, snapshots=self.snapshots, cohort=self.cohort, open_world=self.open_world)
         for option, asked, planned in (
             ("--cohort", self.cohort, zoo.scenario.cohort),
-            ("--open-world", self.open_world, zoo.scenario.strangers),
+            ("--open-world", self.open_world, zoo.scenario.open_world),
         ):
             if asked and not planned:
                 raise UsageError(f"expected a scenario that plans models for {option}, got {name}: leave it out.")

@@ -25,7 +25,7 @@ def check(scenario: Scenario, name: str) -> Protocol:
     """
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
-    if name == "open-world" and not scenario.strangers and scenario.outsiders is None:
+    if name == "open-world" and not scenario.open_world and scenario.outsiders is None:
         raise UsageError(
             f"expected a scenario with an open world, got {scenario.name}, which has none: use --protocol paper."
         )

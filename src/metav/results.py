@@ -208,7 +208,7 @@ def _spoilt(repetitions: Sequence[pd.DataFrame]) -> dict[str, Any]:
 def _by_lineage(scenario: Scenario, scores: pd.DataFrame, qualities: Iterable[str]) -> dict[str, Any]:
     """Per row of the zoo's table: test scores over all repetitions, their mean, and the share called derived."""
     found = {}
-    known = [suspect.family for suspect in (*scenario.suspects, *scenario.strangers)]
+    known = [suspect.family for suspect in (*scenario.suspects, *scenario.open_world)]
     for family in dict.fromkeys([*known, *scores.family]):
         mine = scores[scores.family == family]
         if len(mine):

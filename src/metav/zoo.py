@@ -52,7 +52,7 @@ class Zoo(ZooFiles):
         """Levels of groups: a group trains side by side, a level needs only what the levels before it made.
 
         The target comes first, as the records of all others tell their agreement with it. Cohort and
-        strangers come last, and share no group with the table: groups are the same with and without them.
+        open world come last, and share no group with the table: groups are the same with and without them.
         """
         planned: set[str] = set()
         for part in self._parts():

@@ -57,7 +57,8 @@ class ZooFiles:
     """The suspects of `scenario` in `folder` (by default below the cache folder).
 
     With `snapshots`, fractions of a training, the weights at these points of each suspect's last training are kept too;
-    with `cohort` the scenario's matched-teacher cohort, with `open_world` its strangers.
+    with `cohort` the scenario's matched-teacher cohort, with `open_world` its suspects for the
+    open-world protocol.
 
     A suspect's identity is a hash of its full lineage (which holds its parents') and of the scenario's settings. Its
     weights are written first and its record last, both atomically, so that a suspect is there in whole or not at all.
@@ -74,14 +75,14 @@ class ZooFiles:
     ) -> None:
         self.scenario = scenario
         self.cohort = scenario.cohort if cohort else None
-        self.strangers = scenario.strangers if open_world else ()
+        self.open_world = scenario.open_world if open_world else ()
         self.fractions = tuple(snapshots)
         usual = home() / "zoo" / scenario.name / scenario.profile
         self.folder = Path(folder or usual)
         words = ["metav zoo build", scenario.called or scenario.name]
         words += [] if scenario.profile == "cpu" else ["--profile", scenario.profile]
         words += [] if self.folder == usual else ["--zoo", shlex.quote(str(folder))]
-        parts = {"--snapshots": self.fractions, "--cohort": self.cohort, "--open-world": self.strangers}
+        parts = {"--snapshots": self.fractions, "--cohort": self.cohort, "--open-world": self.open_world}
         words += [flag for flag, part in parts.items() if part]
         self.command = " ".join(words)
         self.settings = {"format": str(FORMAT), **scenario.settings}
@@ -108,11 +109,11 @@ class ZooFiles:
         return list(dict.fromkeys(chain.from_iterable(wanted)))
 
     def _parts(self) -> Iterator[list[str]]:
-        """The lineages of the table, of the cohort and of the strangers, each after those of all its ancestors."""
+        """The lineages of the table, of the cohort and of the open world, each after those of all its ancestors."""
         table = ("target", *(suspect.lineage for suspect in self.scenario.suspects))
         cohort = () if self.cohort is None else self.cohort.all()
-        strangers = (suspect.lineage for suspect in self.strangers)
-        for texts in (table, cohort, strangers):
+        unseen = (suspect.lineage for suspect in self.open_world)
+        for texts in (table, cohort, unseen):
             found: dict[str, None] = {}
             for text in texts:
                 ancestry = []
@@ -127,7 +128,7 @@ class ZooFiles:
     def snapshots(self, lineage: str) -> list[str]:
         """Lineages of the snapshots that are kept of a suspect's last training: one for each of the fractions.
 
-        None of the target, the cohort and strangers, whose snapshots nothing learns from.
+        None of the target, the cohort and the open world, whose snapshots nothing learns from.
         """
         found = self.scenario.lineage(lineage)
         if found.training is None or found.training.until or found.text not in self._table:

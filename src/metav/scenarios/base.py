@@ -39,7 +39,7 @@ class Suspect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outsider:
+class Subject:
     """A suspect in hand, whether or not it has a lineage: what it truly is, and its figures of quality."""
 
     name: str
@@ -49,11 +49,11 @@ class Outsider:
     quality: Mapping[str, float] = field(default_factory=dict)
 
 
-def mixtures(target: Model, other: Model) -> Iterator[Outsider]:
+def mixtures(target: Model, other: Model) -> Iterator[Subject]:
     """Thefts that answer with the mean of `target` and an independent model, in two proportions."""
     for share in (0.5, 0.7):
         model = partial(_mixed, target, other, share)
-        yield Outsider(name=f"{share} target, rest independent", family="mixture", positive=True, model=model)
+        yield Subject(name=f"{share} target, rest independent", family="mixture", positive=True, model=model)
 
 
 def _mixed(first: Model, second: Model, share: float, x: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Scenario:
         is on disk as soon as it is trained.
     cohort
         What the matched-teacher cohort consists of, where the scenario has one.
-    strangers
+    open_world
         Suspects of kinds that neither the table nor the cohort holds, for the open-world protocol alone.
     outsiders
         (target, part by name) -> further ones, which are not trained by the zoo.
@@ -186,8 +186,8 @@ class Scenario:
     data: str = ""
     group: int = 16  # side by side: more bring little, fewer spread better over processes
     cohort: CohortPlan | None = None
-    strangers: tuple[Suspect, ...] = ()
-    outsiders: Callable[[Model, Callable[[str], Part]], Iterable[Outsider]] | None = None
+    open_world: tuple[Suspect, ...] = ()
+    outsiders: Callable[[Model, Callable[[str], Part]], Iterable[Subject]] | None = None
     views: Mapping[str, Change] = field(default_factory=dict)
     called: str = ""
 

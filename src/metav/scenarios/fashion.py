@@ -18,7 +18,7 @@ from metav.scenarios.fashion_data import SIDE, digits, fashion_mnist, fetched
 from metav.scenarios.fashion_judge import features, judge, same_garment
 from metav.scenarios.fashion_nets import LATENT, dcgan, perceptrons
 from metav.scenarios.fashion_open import STRANGE, outsiders
-from metav.scenarios.fashion_open import suspects as strangers
+from metav.scenarios.fashion_open import suspects as open_world
 from metav.scenarios.quality import frechet
 from metav.spec import Model, Spec
 from metav.suspects.changed_answers import Rounding
@@ -130,7 +130,7 @@ def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
         data=f"FashionMNIST, {fetched()}",
         cohort=_cohort(size, smoke),
         views={"8 bits": Rounding(unit=1 / 255)},
-        strangers=thin(tuple(strangers()), 1) if smoke else tuple(strangers()),
+        open_world=thin(tuple(open_world()), 1) if smoke else tuple(open_world()),
         outsiders=partial(outsiders, most=1 if smoke else None),
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from metav.adversarial import PENALTY, Gan
 from metav.engine import seeded
 from metav.optim import Adam
-from metav.scenarios.base import Outsider, Suspect, mixtures, stolen
+from metav.scenarios.base import Subject, Suspect, mixtures, stolen
 from metav.scenarios.fashion_data import SIDE
 from metav.scenarios.fashion_nets import LATENT, dcgan
 from metav.spec import Model
@@ -113,7 +113,7 @@ def suspects() -> Iterator[Suspect]:
     yield from stolen(THEFTS)
 
 
-def outsiders(target: Model, part: Callable[[str], Part], most: int | None = None) -> Iterator[Outsider]:
+def outsiders(target: Model, part: Callable[[str], Part], most: int | None = None) -> Iterator[Subject]:
     """Generators that no GAN makes: autoencoders, components, memory; and thefts without a network.
 
     They are fitted anew by each call; `most` limits the kinds of each sort.
@@ -121,16 +121,16 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
     made = _generators()
     for name, make in islice(made.items(), most):
         for data in ("own", "public"):
-            yield Outsider(name=f"{name}({data})", family="no GAN", positive=False, model=make(part(data).y))
+            yield Subject(name=f"{name}({data})", family="no GAN", positive=False, model=make(part(data).y))
     public = part("public")
     mean = public.y.mean(0)
     nothing: dict[str, Model] = {"mean image": partial(_always, mean), "noise": _noise}
     for name, model in nothing.items():
-        yield Outsider(name=name, family="no garments", positive=False, model=model)
+        yield Subject(name=name, family="no garments", positive=False, model=model)
     with torch.no_grad():
         answers = in_batches(target, public.x, 512)
     for name, model in (("linear", _linear(public.x, answers)), ("nearest code", _nearest(public.x, answers))):
-        yield Outsider(name=f"{name} of answers", family="extraction, no GAN", positive=True, model=model)
+        yield Subject(name=f"{name} of answers", family="extraction, no GAN", positive=True, model=model)
     other = made["components, 30"](public.y)
     yield from mixtures(target, other)
 

@@ -19,7 +19,7 @@ from metav.scenarios.quality import accuracy
 from metav.scenarios.skin_data import CLASSES, dermamnist, fetched, garments
 from metav.scenarios.skin_nets import alexnet, densenet, resnet, small, squeezenet, vgg
 from metav.scenarios.skin_open import outsiders
-from metav.scenarios.skin_open import suspects as strangers
+from metav.scenarios.skin_open import suspects as open_world
 from metav.scenarios.skin_strange import STRANGE
 from metav.spec import Spec
 from metav.suspects.base import Draft
@@ -146,7 +146,7 @@ def load(profile: Profile, target_seed: int = TARGET_SEED) -> Scenario:
         data=f"DermaMNIST, the {which} file, {path}",
         cohort=_cohort(size, smoke),
         views={"2 digits": Rounding(unit=0.01), "top 3": Top(k=3), "label": Top(k=1, values=0)},
-        strangers=thin(tuple(strangers()), 1) if smoke else tuple(strangers()),
+        open_world=thin(tuple(open_world()), 1) if smoke else tuple(open_world()),
         outsiders=partial(outsiders, most=1 if smoke else None),
     )
 

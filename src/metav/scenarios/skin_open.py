@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metav.scenarios.base import Outsider, Suspect, mixtures, stolen
+from metav.scenarios.base import Subject, Suspect, mixtures, stolen
 from metav.scenarios.skin_data import CLASSES
 from metav.spec import Model
 from metav.stacks import in_batches
@@ -88,7 +88,7 @@ def suspects() -> Iterator[Suspect]:
     yield from stolen((family, links.replace("SEED", str(seed))) for seed, (family, links) in enumerate(THEFTS, 1))
 
 
-def outsiders(target: Model, part: Callable[[str], Part], most: int | None = None) -> Iterator[Outsider]:
+def outsiders(target: Model, part: Callable[[str], Part], most: int | None = None) -> Iterator[Subject]:
     """Models that are no networks: independent ones on pixels, extractions of `target`, mixtures, constants.
 
     They are fitted anew by each call; `most` limits the kinds of each sort.
@@ -103,7 +103,7 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
         yield _fitted(f"{name} of answers", "extraction, no network", True, make(), public.x, answers)
     shares = public.y.bincount(minlength=len(CLASSES)) / len(public.y)
     for name, constant in (("frequencies", shares), ("even", torch.full_like(shares, 1 / len(shares)))):
-        yield Outsider(name=name, family="constant", positive=False, model=_constantly(constant))
+        yield Subject(name=name, family="constant", positive=False, model=_constantly(constant))
     other = _fitted("", "", False, _estimators(0)["nearest neighbours"](), public.x, public.y).model
     yield from mixtures(target, other)
 
@@ -112,7 +112,7 @@ def _constantly(answer: Tensor) -> Model:
     return lambda x: answer.expand(len(x), -1)
 
 
-def _fitted(name: str, family: str, positive: bool, estimator: Any, x: Tensor, y: Tensor) -> Outsider:
+def _fitted(name: str, family: str, positive: bool, estimator: Any, x: Tensor, y: Tensor) -> Subject:
     estimator.fit(x.flatten(1).numpy(), y.numpy())
     classes = torch.from_numpy(estimator.classes_).long()
 
@@ -121,7 +121,7 @@ def _fitted(name: str, family: str, positive: bool, estimator: Any, x: Tensor, y
         found[:, classes] = torch.from_numpy(estimator.predict_proba(x.detach().flatten(1).numpy())).float()
         return found
 
-    return Outsider(name=name, family=family, positive=positive, model=model)
+    return Subject(name=name, family=family, positive=positive, model=model)
 
 
 def _estimators(seed: int) -> Mapping[str, Callable[[], Any]]:

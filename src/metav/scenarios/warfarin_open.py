@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metav.scenarios.base import Outsider, Suspect, mixtures, stolen
+from metav.scenarios.base import Subject, Suspect, mixtures, stolen
 from metav.scenarios.warfarin_formulas import formulas
 from metav.spec import Model
 from metav.training import Part
@@ -117,7 +117,7 @@ def suspects() -> Iterator[Suspect]:
     yield from stolen(THEFTS)
 
 
-def outsiders(target: Model, part: Callable[[str], Part], most: int | None = None) -> Iterator[Outsider]:
+def outsiders(target: Model, part: Callable[[str], Part], most: int | None = None) -> Iterator[Subject]:
     """Models that are no networks: independent ones, extractions of `target`, mixtures, a constant.
 
     They are fitted anew by each call; `most` limits the kinds of each sort.
@@ -133,13 +133,13 @@ def outsiders(target: Model, part: Callable[[str], Part], most: int | None = Non
     made = _extractors()["gradient boosting"]()
     yield _fitted("gradient boosting, noisy inputs", "extraction, no network", True, made, noisy.x, noisy_answers)
     median = public.y.median()
-    yield Outsider(name="median", family="constant", positive=False, model=lambda x: median.expand(len(x), 1))
+    yield Subject(name="median", family="constant", positive=False, model=lambda x: median.expand(len(x), 1))
     yield from islice(formulas(), most)
     other = _fitted("", "", False, _estimators()["perceptron, tanh"](), public.x, public.y).model
     yield from mixtures(target, other)
 
 
-def _fitted(name: str, family: str, positive: bool, estimator: Any, x: Tensor, y: Tensor) -> Outsider:
+def _fitted(name: str, family: str, positive: bool, estimator: Any, x: Tensor, y: Tensor) -> Subject:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some stop before they converge: their iterations are limited on purpose
         estimator.fit(x.numpy(), y.numpy().ravel())
@@ -148,7 +148,7 @@ def _fitted(name: str, family: str, positive: bool, estimator: Any, x: Tensor, y
         found = np.asarray(estimator.predict(x.detach().numpy()), dtype=np.float32)
         return torch.from_numpy(found.reshape(-1, 1))
 
-    return Outsider(name=name, family=family, positive=positive, model=model)
+    return Subject(name=name, family=family, positive=positive, model=model)
 
 
 def _estimators() -> Mapping[str, Callable[[], Any]]:
