@@ -51,8 +51,8 @@ class Zoo(ZooFiles):
     def plan(self) -> Iterator[list[tuple[str, ...]]]:
         """Levels of groups: a group trains side by side, a level needs only what the levels before it made.
 
-        The target comes first, as the records of all others tell their agreement with it. Cohort and
-        open world come last, and share no group with the table: groups are the same with and without them.
+        The target comes first, as the records of all others tell their agreement with it. Cohort and open
+        world come last, and share no group with the table: groups are the same with and without them.
         """
         planned: set[str] = set()
         for part in self._parts():

@@ -57,8 +57,7 @@ class ZooFiles:
     """The suspects of `scenario` in `folder` (by default below the cache folder).
 
     With `snapshots`, fractions of a training, the weights at these points of each suspect's last training are kept too;
-    with `cohort` the scenario's matched-teacher cohort, with `open_world` its suspects for the
-    open-world protocol.
+    with `cohort` the scenario's matched-teacher cohort, with `open_world` the suspects of its open world.
 
     A suspect's identity is a hash of its full lineage (which holds its parents') and of the scenario's settings. Its
     weights are written first and its record last, both atomically, so that a suspect is there in whole or not at all.
