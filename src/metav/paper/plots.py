@@ -79,7 +79,8 @@ def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
     table, titles = pd.DataFrame(rows), {"aruc": "ARUC of test suspects", "loss": f"loss (linear below {LITTLE})"}
     with figures.drawing(7, 3.4) as figure:
         for ax, (key, label) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-            for index, scheme in enumerate(table.scheme.unique()):
+            height = 0.02  # of the next name, where curves have left room: below their ends
+            for scheme in reversed(table.scheme.unique()):
                 mine = table[table.scheme == scheme]
                 points = mine.groupby("iterations")
                 means = points[["seconds", key]].mean()
@@ -89,8 +90,9 @@ def learning(rows: Sequence[Mapping[str, Any]], scenario: str) -> Figure:
                     below, above = figures.bar_lengths(means[key].to_numpy(), halves)
                     low, high = means[key] - below, means[key] + above
                     ax.fill_between(means.seconds, low, high, color=colour(scheme), alpha=0.15, linewidth=0)
-                    at = {"color": colour(scheme), "ha": "right", "transform": ax.transAxes}
-                    ax.text(0.98, 0.16 - 0.12 * index, wrapped(scheme, 36), **at)
+                    at = {"color": colour(scheme), "ha": "right", "va": "bottom", "transform": ax.transAxes}
+                    ax.text(0.98, height, name := wrapped(scheme, 25), **at)
+                    height += 0.065 * (1 + name.count("\n"))
             ax.set(xlabel="seconds of construction", ylabel=label, xscale="log")
             ax.xaxis.set_major_formatter("{x:g}")
             if key == "loss":
