@@ -278,6 +278,7 @@ BAD = {
     ),
     "zoo export warfarin": (2, "--out"),
     "zoo export warfarin --zoo /none --out /tmp/none.tar": (1, "run metav zoo build warfarin --zoo /none first"),
+    "zoo import warfarin /": (1, "expected to read the archive '/' into the zoo, got Is a directory: check the path"),
     "zoo import warfarin /none.tar": (1, "expected an archive at '/none.tar', got no such file"),
     "zoo verify warfarn": (2, "did you mean 'warfarin'"),
 }

@@ -84,6 +84,7 @@ def test_a_server_that_is_silent_or_gone_may_be_asked_again(httpserver):
         ("http://host/predict", {}, "describe another API with --request and --answer"),
         ("http://me:pw@host/v2/models/m", {}, "a URL without a password"),
         ("http:///v2/models/m", {}, "got one without a host"),
+        ("http://host/v2/models/m", {"header": ("Content-Length=PATH",)}, "no header 'Content-Length', which each"),
         ("http://host/v2/models/m", {"header": ("Schlüssel=PATH",)}, "the name of a header in ASCII"),
         ("http://host/x", {"request": "{", "answer": "a"}, "expected JSON for the request"),
         ("http://host/x", {"request": '{"a": 1}', "answer": "a"}, r'expected "\$batch" or "\$query" in the request'),

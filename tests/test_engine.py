@@ -7,6 +7,8 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +78,32 @@ def test_a_killed_worker_is_one_sentence():
 def _leave(file) -> None:
     time.sleep(0.5)
     file.touch()
+
+
+def _linger(file: Path) -> None:
+    file.write_text(str(os.getpid()))
+    time.sleep(0.2 if file.name == "0" else 60)
+
+
+def _lives(process: int) -> bool:
+    with suppress(OSError):
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())  # empty of what is dead and not yet buried
+    return False
+
+
+def test_workers_do_not_outlive_who_asked_for_them(tmp_path):
+    files = [tmp_path / str(index) for index in range(2)]
+    asker = multiprocessing.get_context("spawn").Process(target=engine.map, args=(_linger, files), kwargs={"jobs": 2})
+    asker.start()
+    while not all(file.exists() and file.read_text() for file in files) and asker.is_alive():
+        time.sleep(0.02)
+    workers = [int(file.read_text()) for file in files]
+    asker.kill()
+    asker.join()
+    until = time.monotonic() + 10  # of a minute that one has still to do; the other one is idle
+    while any(map(_lives, workers)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(map(_lives, workers))
 
 
 def test_what_a_killed_process_had_asked_for_is_not_begun(tmp_path):

@@ -8,6 +8,7 @@ import time
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 import torch
@@ -178,6 +179,14 @@ def test_the_query_of_a_url_is_shown_nowhere(httpserver):
         server.post({})
 
 
+def nested(depth: int) -> list[Any]:
+    """A list in a list in a list."""
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
@@ -186,6 +195,7 @@ def test_the_query_of_a_url_is_shown_nowhere(httpserver):
         ({"predictions": ["a", "b"]}, "expected numbers at 'predictions'"),
         ({"error": "key s3cr3t-value"}, r"got .*\[secret\].*set --answer"),
         ({"predictions": [{"a": 1, "b": 2}, {"a": 1, "c": 2}]}, "expected numbers at 'predictions'"),
+        ({"predictions": nested(900)}, "expected numbers at 'predictions' .*, got "),
     ],
 )
 def test_json_that_holds_no_answers_is_said(httpserver, answers, words, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -130,6 +131,20 @@ def test_a_full_disk_is_said_with_the_file(made, tmp_path, monkeypatch):
     with pytest.raises(StorageError, match=r"to write .*ledger.jsonl', got No space left on device: make room"):
         book.add([("0", 0)], torch.zeros(1, 3))
     book.close()
+
+
+def test_a_disk_that_is_really_full_is_said_with_the_file_and_the_ledger_let_go(made, tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    book = Ledger(path, made.digest, "the target")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 9, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"to write .*ledger.jsonl', got File too large: make room"):
+            book.add([("0", 0)], torch.zeros(1, 3))
+        book.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    Ledger(path, made.digest, "the target").close()
 
 
 def test_a_ledger_belongs_to_one_fingerprint_one_suspect_and_one_process_at_a_time(made, kept, tmp_path):

@@ -112,6 +112,14 @@ def test_the_cache_folder(monkeypatch):
     assert str(home()) == "/somebody/x"
     monkeypatch.setenv("METAV_HOME", "")
     assert str(home()) == "/somebody/.cache/metav"
+    monkeypatch.setenv("METAV_HOME", "~nobody-of-this-name/x")
+    with pytest.raises(StorageError, match="where nobody has a home of that name: set METAV_HOME to another path"):
+        home()
+
+
+def test_a_path_without_a_name_is_no_file_to_write():
+    with pytest.raises(StorageError, match=r"expected a file to write, got the folder '\.': add a name"):
+        write_atomic(Path(), b"")
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):

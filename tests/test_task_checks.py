@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 from torch.nn.functional import one_hot
 from torch.nn.utils import parametrizations
@@ -41,7 +43,7 @@ class ToDouble(nn.Module):
     ("negative", "words"),
     [
         (nn.Linear(4, 2), "from the negative stranger, got RuntimeError"),
-        (nn.Linear(3, 5), r"from the negative stranger, got torch.float32 of shape \(2, 5\)"),
+        (nn.Linear(3, 5), r"from the negative stranger, got torch.float32 of shape \(8, 5\)"),
         (nn.LSTM(3, 2), "from the negative stranger, got tuple"),
     ],
 )
@@ -52,11 +54,101 @@ def test_a_negative_of_another_task(negative, words):
 
 def test_a_negative_that_is_no_onnx_file(tmp_path):
     (tmp_path / "page.onnx").write_text("<html>")
-    for name in ("page.onnx", "nowhere.onnx"):
-        with pytest.raises(
-            UsageError, match=f"expected an ONNX file that onnx2torch can convert, got '.*{name}' .*torch module"
-        ):
+    for name, words in (
+        ("page.onnx", "expected an ONNX file that onnx2torch can convert, got '.*page.onnx' .*torch module"),
+        ("nowhere.onnx", "expected an ONNX file for a negative, got no file at '.*nowhere.onnx': check the path"),
+    ):
+        with pytest.raises(UsageError, match=words):
             task(negatives={"stranger": tmp_path / name}).scenario()
+
+
+class Projected(nn.Module):
+    """Random features of the inputs, drawn when it is made and kept in one of three ways."""
+
+    def __init__(self, kept: str, drawn: torch.Tensor | None = None) -> None:
+        super().__init__()
+        drawn = torch.randn(3, 8) if drawn is None else drawn
+        if kept == "attribute":
+            self.drawn = drawn
+        else:
+            self.register_buffer("drawn", drawn, persistent=kept == "persistent")
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.last((x @ self.drawn).cos())
+
+
+@pytest.mark.parametrize("kept", ["attribute", "passing"])
+def test_an_architecture_that_answers_by_more_than_its_file_would_hold_is_refused(kept):
+    task(architectures={"features": lambda: Projected("persistent")})
+    with pytest.raises(UsageError, match="features to keep all that it answers by in its state_dict"):
+        task(architectures={"features": lambda: Projected(kept)})
+
+
+@pytest.mark.parametrize("kept", ["attribute", "passing", "persistent"])
+def test_another_constant_in_the_target_is_another_zoo(kept):
+    torch.manual_seed(1)
+    target = Projected(kept)
+    other = deepcopy(target)
+    other.drawn += 1
+    methods = {task(target=model).scenario("smoke").method for model in (target, other, deepcopy(target))}
+    assert len(methods) == 2
+
+
+class OfTheBatch(nn.Module):
+    """Answers that depend on which other inputs are asked at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return self.net(x - x.mean(0))
+
+
+class Noisy(nn.Module):
+    """Answers that depend on chance, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return self.net(nn.functional.dropout(x, 0.5))
+
+
+@pytest.mark.parametrize("make", [OfTheBatch, Noisy])
+def test_answers_that_depend_on_more_than_their_input_are_refused(make):
+    words = "answers that depend on their own input alone from the {}, got others when asked with one input at a time"
+    with pytest.raises(UsageError, match=words.format("target")):
+        task(target=make())
+    with pytest.raises(UsageError, match=words.format("architecture other")):
+        task(architectures={"other": make})
+    with pytest.raises(UsageError, match=words.format("negative other")):
+        task(negatives={"other": make()}).scenario()
+
+
+class WithState(nn.Linear):
+    """A layer that keeps more than tensors."""
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_modules_that_are_more_than_their_tensors_are_refused():
+    with pytest.warns(FutureWarning):  # of torch, which still makes them
+        scripted = torch.jit.script(network())
+    with pytest.raises(UsageError, match="expected a plain torch module for the target, got TorchScript"):
+        task(target=scripted)
+    with pytest.raises(UsageError, match="expected a plain torch module for the negative other, got TorchScript"):
+        task(negatives={"other": scripted}).scenario()
+    with pytest.raises(UsageError, match="sizes in the architecture lazy, got lazy ones: call it once"):
+        task(architectures={"lazy": lambda: nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 2))})
+    with pytest.raises(UsageError, match="alone in the state_dict of the target, got dict as _extra_state: leave get_"):
+        task(target=WithState(3, 2))
 
 
 def test_a_task_without_teachers_says_so(tmp_path, capsys, monkeypatch):
@@ -120,7 +212,7 @@ def test_figures_of_quality_that_do_not_fit_are_said_before_anything_is_trained(
         ({"own": Part(x=part().x, y=part().y[:, None])}, r"y of shape \(40,\) in the part own, got \(40, 1\)"),
         (
             {"architectures": {"net": lambda: nn.Linear(4, 2)}},
-            r"answers of shape \(2, 2\) from the architecture net, got RuntimeError .mat1",
+            r"answers of shape \(8, 2\) from the architecture net, got RuntimeError .mat1",
         ),
         ({"architectures": {"net": network()}}, r"a function that makes the architecture net, .*lambda: Sequential"),
         (
@@ -160,11 +252,11 @@ def test_figures_of_quality_that_do_not_fit_are_said_before_anything_is_trained(
         ({"architectures": {"net": lambda: 1 / 0}}, "from the architecture net, got ZeroDivisionError"),
         (
             {"target": nn.Linear(3, 5)},
-            r"answers of shape \(2, 2\) from the target, got torch.float32 of shape \(2, 5\)",
+            r"answers of shape \(8, 2\) from the target, got torch.float32 of shape \(8, 5\)",
         ),
         (
             {"target": nn.Sequential(network(), ToDouble())},
-            r"float32 answers of shape \(2, 2\) from the target, got torch.float64 of shape \(2, 2\)",
+            r"float32 answers of shape \(8, 2\) from the target, got torch.float64 of shape \(8, 2\)",
         ),
         (
             {"target": nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 8)), nn.ReLU(), nn.Linear(8, 2))},

@@ -80,6 +80,13 @@ def test_without_a_suspect_the_ledger_is_judged(file, tmp_path, capsys):
             "[/v2]/models/m:100:",
         ),
         (["http://127.0.0.1:9/v2/models/m", "--attempts", "1"], 1, "a broken connection"),
+        (
+            ["http://a..b/v2/models/m", "--attempts", "1"],
+            2,
+            "expected the URL of an inference server, got 'http://a..b",
+        ),
+        (["a.onnx", "--ledger", ""], 2, "expected a file for --ledger, got the folder"),
+        (["--suspects", "list.csv", "--out", ""], 2, "expected a file for --out, got the folder"),
         (["a.onnx", "--suspects", "list.csv"], 2, "leave one"),
         (["a.onnx", "--header", "Authorization=TOKEN"], 2, "expected a URL beside --header"),
         (["a.onnx", "--rate", "2", "--timeout", "5"], 2, "expected a URL beside --rate and --timeout, got 'a.onnx'"),

@@ -65,7 +65,7 @@ def usable(raw: Tensor, count: int) -> Tensor:
     Raises
     ------
     SuspectError
-        They are not `count`, or empty, or not finite.
+        They are not `count`, or empty, or complex, or not finite.
     """
     if raw.ndim == 0 or len(raw) != count:
         got = "one number" if raw.ndim == 0 else f"{len(raw)}"
@@ -75,6 +75,8 @@ def usable(raw: Tensor, count: int) -> Tensor:
         )
     if not raw.numel():
         raise SuspectError(f"expected an answer to each query, got empty ones, {tuple(raw.shape[1:])}: ask it by hand.")
+    if raw.is_complex():
+        raise SuspectError(f"expected real answers, got {raw.dtype}: ask for their real part, or for their size.")
     values = raw.detach().to("cpu", torch.float64)
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).reshape(count, -1).any(1).sum())

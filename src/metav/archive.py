@@ -116,6 +116,11 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
         raise StorageError(f"expected an archive at {str(path)!r}, got no such file: check the path.") from error
     except MetavError:
         raise
+    except OSError as error:
+        raise StorageError(
+            f"expected to read the archive {str(path)!r} into the zoo, got {error.strerror or error}: check the path, "
+            "and that the disk has room."
+        ) from error
     except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
         raise IntegrityError(
             f"expected an archive of metav zoo export in {str(path)!r}, got {error}: {_MEND}"

@@ -172,7 +172,7 @@ def at_least_one(name: str, value: int) -> None:
         raise UsageError(f"expected --{name} of at least 1, got {value}: give a larger number.")
 
 
-def a_file(out: Path, example: str) -> None:
-    """Refuse a folder where a file is to be written."""
+def a_file(out: Path, example: str, option: str = "--out") -> None:
+    """Refuse a folder where a file is to be written; an empty path is the one that the command is run in."""
     if out.is_dir():
-        raise UsageError(f"expected a file for --out, got the folder {str(out)!r}: add a name, e.g. {example}.")
+        raise UsageError(f"expected a file for {option}, got the folder {str(out)!r}: add a name, e.g. {example}.")

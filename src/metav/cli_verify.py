@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from metav.access import ACCESS, Access
-from metav.cli_options import File, at_least_one
+from metav.cli_options import File, a_file, at_least_one
 from metav.console import complain, output, progress_bar
 from metav.errors import UsageError
 
@@ -83,6 +83,10 @@ def verify(
         )
     if file.suffix == ".onnx":
         raise UsageError(f"expected a fingerprint first, then the suspect, got {str(file)!r} first: swap them.")
+    if out is not None:
+        a_file(out, "verdicts.csv")
+    if ledger is not None and suspects is None:
+        a_file(ledger, "ledger.jsonl", "--ledger")
     given = [name for name in _options(access) if name in OF_SERVERS]
     if given and suspect and "://" not in suspect:
         raise UsageError(

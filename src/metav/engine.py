@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
+from threading import Thread
 from typing import TypeVar
 
 import joblib
@@ -18,6 +21,7 @@ from torch import Tensor
 from metav.errors import MetavError
 
 DENORMAL = 1e-40
+WATCH = 0.5  # seconds between two looks at who asked
 _PARENT = os.getppid()  # of a worker the process that asked for it
 
 Item = TypeVar("Item")
@@ -142,6 +146,17 @@ def _map_parallel(
 
 
 def _indexed(function: Callable[[Item], Result], index: int, item: Item) -> tuple[int, Result]:
-    if os.getppid() != _PARENT:  # who asked was killed: what it had asked for in advance is not begun
-        os._exit(1)
+    _watch()
     return index, _call(function, item)
+
+
+@cache
+def _watch() -> None:
+    """End this worker soon after the process that asked for it was killed: nobody waits for what it does."""
+
+    def watch() -> None:
+        while os.getppid() == _PARENT:
+            time.sleep(WATCH)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()

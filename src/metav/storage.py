@@ -34,8 +34,21 @@ def canonical_json(value: Any) -> str:
 
 
 def home() -> Path:
-    """The cache folder: `METAV_HOME`, by default `~/.cache/metav`."""
-    return Path(os.environ.get("METAV_HOME") or "~/.cache/metav").expanduser()
+    """The cache folder: `METAV_HOME`, by default `~/.cache/metav`.
+
+    Raises
+    ------
+    StorageError
+        There is no home folder to find it in.
+    """
+    given = os.environ.get("METAV_HOME") or "~/.cache/metav"
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise StorageError(
+            f"expected a folder for metav's cache, got {given!r}, where nobody has a home of that name: set METAV_HOME "
+            "to another path."
+        ) from error
 
 
 def make_folder(path: Path, option: str = "METAV_HOME") -> Path:
@@ -68,6 +81,8 @@ def replacing(path: Path) -> Iterator[Path]:
     StorageError
         The file cannot be written.
     """
+    if not path.name:
+        raise StorageError(f"expected a file to write, got the folder {str(path)!r}: add a name.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary

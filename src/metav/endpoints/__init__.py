@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from os import PathLike, fspath
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ FROM_FILE, REQUEST = 4096, 32  # queries at a time: of a file, of a server
 
 
 def connect(
-    suspect: str,
+    suspect: str | PathLike[str],
     spec: Spec,
     access: Access = ACCESS,
     ledger: Callable[[], Ledger] | None = None,
@@ -55,6 +56,7 @@ def connect(
     MissingExtraError
         A package is not installed.
     """
+    suspect = fspath(suspect)
     check(access, spec)
     size = size_of_batches(suspect, access)
     found = _reach(suspect, spec, access, traffic or Traffic()) if suspect else None

@@ -23,6 +23,7 @@ SHOWN = 160  # characters of what a server wrote that an error repeats
 KEY = 8  # characters, from which on what stands in a URL's query is taken for a secret
 SHORT = 4  # characters; a header's value with fewer, such as a version, is none
 JSON = {"content-type": "application/json", "accept": "application/json"}
+OWN = {"content-length", "transfer-encoding", "connection"}  # headers that say how a request is sent
 NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # of a header: RFC 9110, section 5.6.2
 
 
@@ -107,7 +108,7 @@ class Server:
             raise self._error(
                 f"a broken connection ({error or type(error).__name__})", "check that it is running", passing=True
             ) from error
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, UnicodeError) as error:  # the latter of the name of a host
             raise UsageError(f"expected the URL of an inference server, got {self.shown!r}: {error}.") from error
         finally:
             watch.cancel()
@@ -169,7 +170,11 @@ class Server:
 
     def misunderstood(self, wanted: str, found: Any, next_step: str) -> EndpointError:
         """The error for JSON that is not what was expected."""
-        return self._error(self.shortened(json.dumps(found, default=str).encode()), next_step, wanted=wanted)
+        try:
+            text = json.dumps(found, default=str)
+        except RecursionError:
+            text = "lists in lists, too deep to show"
+        return self._error(self.shortened(text.encode()), next_step, wanted=wanted)
 
     def _error(
         self,
@@ -220,7 +225,7 @@ def secrets(headers: Sequence[str]) -> dict[str, str]:
     Raises
     ------
     UsageError
-        There is no = in one, or no such variable.
+        There is no = in one, or no such variable; or it is one that HTTP sets.
     """
     found = {}
     for header in headers:
@@ -232,6 +237,8 @@ def secrets(headers: Sequence[str]) -> dict[str, str]:
             )
         if NAME.fullmatch(name) is None:
             raise UsageError(f"expected the name of a header in ASCII and without spaces, got {name!r}: correct it.")
+        if name.lower() in OWN:
+            raise UsageError(f"expected no header {name!r}, which each request has already, got it: leave it out.")
         if variable not in os.environ:
             raise UsageError(
                 f"expected the value of header {name!r} in the environment variable {variable}, got none: export it."

@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -113,7 +114,8 @@ class Ledger:
     def close(self) -> None:
         """Let others write to it."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # of a full disk, which was said when it was written to
+                self._file.close()
         if self._lock is not None:
             self._lock.release()
 

@@ -21,7 +21,13 @@ from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
 from metav.scenarios.quality import accuracy, error, likeness
-from metav.scenarios.task_checks import check_answers, check_learns, check_logits, check_new, check_settings
+from metav.scenarios.task_checks import (
+    check_answers,
+    check_learns,
+    check_logits,
+    check_new,
+    check_settings,
+)
 from metav.scenarios.task_models import (
     SAME,
     Classifier,
@@ -29,6 +35,7 @@ from metav.scenarios.task_models import (
     answers_with_logits,
     changes_inputs,
     first_unresettable,
+    held,
     ready,
     with_discriminator,
     with_weights,
@@ -45,7 +52,7 @@ from metav.training import CLASSIFICATION, Objective, Part, anneal, scaled_error
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
 WP_RATIOS, FP_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.125, 0.25, 0.375, 0.5)
-GLANCE = 64  # examples that show how a classifier answers
+SOME, GLANCE = 8, 64  # examples that show whether a model answers as it should; how a classifier does
 METHOD = {
     "probabilities": "Adam, slanted learning rate, cross-entropy, students with temperature",
     "regression": "Adam, slanted learning rate, squared error",
@@ -136,7 +143,7 @@ class Task:
     def __post_init__(self) -> None:
         check_settings(self)
         with seeded(0):
-            check_answers("the target", lambda: self._wrapped(self.target), self.test.x[:2], self.spec)
+            check_answers("the target", lambda: self._wrapped(self.target), self.test.x[:SOME], self.spec)
             check_learns("the target", self.target, self.test.x[:2], self.batch)
             if self.spec.output == "probabilities":
                 check_logits("the target", self.target, self.test.x[:GLANCE], gives_logits=self.logits)
@@ -146,8 +153,8 @@ class Task:
                         f"expected a function that makes the architecture {name}, got a module: write lambda: "
                         f"{type(make).__name__}(...)."
                     )
-                check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:2], self.spec)
-                made = check_new(name, make, self.target)
+                check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:SOME], self.spec)
+                made = check_new(name, make, self.target, self.test.x[:2])
                 check_learns(f"the architecture {name}", made, self.test.x[:2], self.batch)
                 if self.spec.output == "probabilities":
                     check_logits(f"the architecture {name}", made, self.test.x[:GLANCE], gives_logits=self.logits)
@@ -218,7 +225,7 @@ class Task:
         facts = [str(self.logits), *(source(each) for each in (self.fit, self.quality) if each is not None)]
         for name, model in sorted({**made, **given}.items()):
             own = [each for each in model.modules() if type(each).__module__.split(".")[0] not in LIBRARIES]
-            facts += [name, str(model), digest(model.state_dict(), {}), *sorted({source(each) for each in own})]
+            facts += [name, str(model), digest(held(model), {}), *sorted({source(each) for each in own})]
         text = ADDRESS.sub("", canonical_json(facts))  # of what has no other name: another in each process
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -232,7 +239,7 @@ class Task:
         for name, make in makers.items():
             with seeded(0):
                 model = make()
-            key = f"{model}{digest(model.state_dict(), {})}"
+            key = f"{model}{digest(held(model), {})}"
             found[key] = found.get(key, frozenset()) | {name}
         return found
 
@@ -296,8 +303,8 @@ class Task:
     def _ready(self, name: str, negative: nn.Module | str | Path) -> nn.Module:
         """A negative as it is used; whether it answers with logits is seen from its answers."""
         model = ready(negative)
-        check_answers(f"the negative {name}", lambda: model, self.test.x[:2], self.spec)
-        if digest(model.state_dict(), {}) == digest(self.target.state_dict(), {}):
+        check_answers(f"the negative {name}", lambda: model, self.test.x[:SOME], self.spec)
+        if digest(held(model), {}) == digest(held(self.target), {}):
             raise UsageError(f"expected a negative that is independent of the target, got it as {name}: leave it out.")
         if self.spec.output == "probabilities":
             logits = answers_with_logits(model, self.test.x[:GLANCE])

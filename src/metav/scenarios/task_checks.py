@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from metav.errors import UsageError, brief
 from metav.scenarios.base import BUILT_IN
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from metav.scenarios.task import Task
 
 SLACK = 1e-3  # of images beyond [0, 1]
+ROUNDING = 0.01  # of the largest answer, that of bfloat16
 
 
 def check_settings(task: Task) -> None:
@@ -37,6 +39,7 @@ def check_settings(task: Task) -> None:
     kinds |= {"name": str, **dict.fromkeys(("lr", "tuning_lr"), Real)}
     for setting, kind in kinds.items():
         check_kind(setting, getattr(task, setting), kind)
+    check_plain("the target", task.target)
     for setting in ("fit", "quality"):
         if not (getattr(task, setting) is None or callable(getattr(task, setting))):
             raise UsageError(
@@ -102,6 +105,20 @@ def check_kind(name: str, value: object, kind: type) -> None:
             f"expected {word.get(kind.__name__, 'a dictionary')} for {name} of the task, got {type(value).__name__}"
             f"{f' ({value})' if isinstance(value, int | float) else ''}: correct it."
         )
+
+
+def check_plain(name: str, model: nn.Module) -> None:
+    """Refuse a module that cannot be kept, copied and trained as its tensors: TorchScript, extra state, lazy layers."""
+    if any(isinstance(each, torch.jit.ScriptModule) for each in model.modules()):
+        raise UsageError(f"expected a plain torch module for {name}, got TorchScript: give what it was scripted from.")
+    if any(is_lazy(each) for each in (*model.parameters(), *model.buffers())):
+        raise UsageError(f"expected layers of known sizes in {name}, got lazy ones: call it once before you give it.")
+    for key, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise UsageError(
+                f"expected tensors alone in the state_dict of {name}, got {type(value).__name__} as {key}: leave "
+                "get_extra_state out."
+            )
 
 
 def check_apart(parts: Mapping[str, Part]) -> None:
@@ -220,8 +237,12 @@ def check_learns(name: str, model: nn.Module, x: Tensor, batch: int) -> None:
             ) from error
 
 
-def check_new(name: str, make: Callable[[], nn.Module], target: nn.Module) -> nn.Module:
-    """A new model; a function that does not make one in each call is refused: training one would train the others."""
+def check_new(name: str, make: Callable[[], nn.Module], target: nn.Module, x: Tensor) -> nn.Module:
+    """A new model; a function that does not make one in each call is refused: training one would train the others.
+
+    So is one whose models do not answer `x` (n, *input_shape) alike with the same state_dict: what it draws besides
+    would be another each time that a model is read from its file.
+    """
     first, second = make(), make()
     known = {id(each) for model in (second, target) for each in model.parameters()}
     if any(id(each) in known for each in first.parameters()):
@@ -229,25 +250,46 @@ def check_new(name: str, make: Callable[[], nn.Module], target: nn.Module) -> nn
             f"expected a new model from each call of the architecture {name}, got one whose weights are there already: "
             "make the model inside of the function."
         )
+    second.load_state_dict(first.state_dict())
+    if not _alike(answered(first, x), answered(second, x)):
+        raise UsageError(
+            f"expected the architecture {name} to keep all that it answers by in its state_dict, got other answers "
+            "from a copy of it: register what it draws as a persistent buffer."
+        )
     return first
 
 
+def _alike(answers: Tensor, others: Tensor) -> bool:
+    """Whether answers are the same but for rounding, in bfloat16 too."""
+    return answers.shape == others.shape and bool((answers - others).abs().max() <= ROUNDING * answers.abs().max())
+
+
 def check_answers(name: str, make: Callable[[], nn.Module], x: Tensor, spec: Spec) -> None:
-    """Refuse a model that cannot be made, or does not answer as the spec says."""
+    """Refuse a model that cannot be made, or does not answer as the spec says, or not to each input by itself."""
     expected = (len(x), *spec.output_shape)
     try:
-        answers = answered(make(), x)
+        model = make()
+        check_plain(name, model)
+        answers = answered(model, x)
         tensor = isinstance(answers, Tensor)
         got = f"{answers.dtype} of shape {tuple(answers.shape)}" if tensor else type(answers).__name__
         fits = tensor and tuple(answers.shape) == expected and answers.dtype == torch.float32
         good = fits and bool(torch.isfinite(answers).all())
         got = f"NaN or infinity in {got}" if fits and not good else got
+        alone = torch.cat([answered(model, row[None]) for row in x]) if good else answers
+    except UsageError:
+        raise
     except Exception as error:  # whatever a user's model raises on inputs that it does not take
         got, good = f"{type(error).__name__} ({brief(error)})", False
     if not good:
         raise UsageError(
             f"expected finite float32 answers of shape {expected} from {name}, got {got}: check spec.input_shape, "
             "spec.output_shape and the model."
+        )
+    if not _alike(answers, alone):
+        raise UsageError(
+            f"expected answers that depend on their own input alone from {name}, got others when asked with one input "
+            "at a time: leave out statistics of the batch (track_running_stats=True) and what is random in eval mode."
         )
     if spec.output == "images" and not (answers.min() >= -SLACK and answers.max() <= 1 + SLACK):
         raise UsageError(

@@ -58,6 +58,13 @@ def changes_inputs(model: nn.Module, x: Tensor) -> bool:
     return not torch.equal(given, x)
 
 
+def held(model: nn.Module) -> dict[str, Tensor]:
+    """All tensors that a module answers by, those that its state_dict leaves out too; by their names."""
+    named = ((prefix, *each) for prefix, module in model.named_modules() for each in vars(module).items())
+    drawn = {f"{prefix}.{name}": each for prefix, name, each in named if isinstance(each, Tensor)}
+    return {**model.state_dict(), **dict(model.named_buffers()), **drawn}
+
+
 def with_weights(model: nn.Module) -> Iterator[nn.Module]:
     """Modules that own parameters or statistics of their own."""
     return (m for m in model.modules() if [*m.parameters(recurse=False), *m.buffers(recurse=False)])
@@ -78,12 +85,14 @@ def ready(model: nn.Module | str | Path) -> nn.Module:
     Raises
     ------
     UsageError
-        The file is none that onnx2torch can convert.
+        There is no such file, or it is none that onnx2torch can convert.
     MissingExtraError
         onnx2torch is not installed.
     """
     if isinstance(model, nn.Module):
         return model
+    if not Path(model).is_file():
+        raise UsageError(f"expected an ONNX file for a negative, got no file at {str(model)!r}: check the path.")
     try:
         import onnx
         import onnx2torch
