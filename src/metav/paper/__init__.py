@@ -16,7 +16,7 @@ QUERIES = tuple(range(10, 101, 10))  # Fig. 5c and 6
 MODELS = (1, 2, 5, 10, 20, 35)  # of each side: ensembles of 2, 4, 10, 20, 40 and 70, Fig. 5d and 7
 REPEATS, FEWER = 5, 3  # the latter of the two sweeps
 
-# What was best of its options in trials: docs/skin.md and docs/warfarin.md.
+# Options that were tried on the first zoos: docs/skin.md and docs/warfarin.md.
 VARIANT = {
     "skin": "metav(start=data,iterations=300,lr=0.003)",
     "warfarin": "metav(standardise=robust,batch=4)",
