@@ -16,8 +16,8 @@ from joblib.externals.loky import get_reusable_executor
 import tiny
 from metav import paper, schemes, training
 from metav.errors import UsageError
-from metav.paper import page
-from metav.results import METRICS, with_interval
+from metav.paper import page, plots
+from metav.results import METRICS, summary, with_interval
 from metav.zoo import Zoo
 from own_task import task
 
@@ -123,6 +123,19 @@ def test_what_schemes_reach_on_skin_is_what_the_committed_results_say():
     assert rows[0]["command"] in page
     earlier = json.loads((ROOT / "results" / "skin" / "results.json").read_text())
     assert all(" | ".join(with_interval(row[key]) for row in earlier) in page for key in METRICS)
+
+
+def test_how_skin_is_learnt_is_what_the_committed_curves_say():
+    text = prose("docs/skin.md")
+    found = json.loads((ROOT / "results" / "paper" / "skin-learning" / "curves.json").read_text())["curves"]
+    table = pd.DataFrame(found)
+    ends = [table[table.scheme == scheme].groupby("repetition").last() for scheme in ("metav", paper.VARIANT["skin"])]
+    literal, ours = (with_interval(summary(each.aruc.tolist())) for each in ends)
+    assert plots.stays_above(found, "metav", 0.8) is None
+    iterations, seconds = plots.stays_above(found, paper.VARIANT["skin"], 0.8)
+    assert f"above 0.8 after {iterations} of 300 iterations ({seconds:.0f} s), and ends at {ours}." in text
+    took = f"{ends[0].seconds.mean():.0f} s"
+    assert f"is never above 0.8, and is {literal} after its 1,000 iterations ({took}; five" in text
 
 
 def test_the_open_world_table_is_that_of_the_committed_results():

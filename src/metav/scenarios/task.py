@@ -21,13 +21,7 @@ from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
 from metav.scenarios.quality import accuracy, error, likeness
-from metav.scenarios.task_checks import (
-    check_answers,
-    check_learns,
-    check_logits,
-    check_new,
-    check_settings,
-)
+from metav.scenarios.task_checks import check_answers, check_learns, check_logits, check_new, check_settings
 from metav.scenarios.task_models import (
     SAME,
     Classifier,
