@@ -112,6 +112,11 @@ def test_wrong_usage_is_said_before_anything_is_asked(suspect, access, words):
         connect(suspect, tiny.TABLES, Access(**access))
 
 
+def test_a_file_may_be_given_as_a_path(tmp_path):
+    with pytest.raises(UsageError, match=r"expected an ONNX file or a URL for the suspect, got '.*gone\.onnx'"):
+        connect(tmp_path / "gone.onnx", tiny.TABLES)
+
+
 def test_answers_over_http_may_be_nan_and_are_no_wrong_address(tmp_path):
     with serving(lambda x: torch.full((len(x), 3), torch.nan)) as server:
         for path, access in (("v2/models/m", Access()), ("invocations", Access()), ("score", OWN_API)):

@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 import tiny
 from metav import Fingerprint, Spec, verification
 from metav.cli import main
-from metav.errors import SuspectError
+from metav.errors import SuspectError, UsageError
 from metav.schemes import get
 from metav.scorers import LabelAgreement
 from metav.verification import verify
@@ -276,6 +276,16 @@ def test_noise_in_the_smaller_of_two_values_is_noticed():
 def test_what_is_no_array_is_refused_in_one_sentence(fingerprint, answer):
     with pytest.raises(SuspectError, match="expected an array of numbers from the model, got "):
         verify(fingerprint, lambda x: answer)
+
+
+def test_complex_answers_are_refused(fingerprint):
+    with pytest.raises(SuspectError, match=r"expected real answers, got torch\.complex64"):
+        verify(fingerprint, lambda x: torch.ones(len(x), 3, dtype=torch.complex64))
+
+
+def test_fewer_than_no_queries_cannot_be_asked_again(fingerprint):
+    with pytest.raises(UsageError, match="expected repeat of at least 0, got -1"):
+        verify(fingerprint, lambda x: torch.ones(len(x), 3), repeat=-1)
 
 
 @pytest.mark.parametrize("scheme", ["metav(iterations=2)", "liteguard(iterations=2)"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metav.answers import understand, usable
-from metav.errors import OrderError, SuspectError, brief
+from metav.errors import OrderError, SuspectError, UsageError, brief
 from metav.fingerprint import Fingerprint
 from metav.spec import Model
 
@@ -89,7 +89,11 @@ def verify(fingerprint: Fingerprint, model: Model, *, repeat: int = 0) -> Verdic
         verdict with them.
     EndpointError
         The suspect could not be asked.
+    UsageError
+        `repeat` is below 0.
     """
+    if repeat < 0:
+        raise UsageError(f"expected repeat of at least 0, got {repeat}: give how many queries are asked twice.")
     start = time.perf_counter()
     queries, asked = fingerprint.queries, len(fingerprint.queries)
 
