@@ -187,14 +187,14 @@ def _main(rows: Rows, scenario: str, link: str) -> Iterator[str]:
         [
             f"`{row['title']}`",
             with_interval(row[ARUC]),
-            _theirs(published.get(row["scheme"], {}), ARUC, scenario),
+            _theirs(theirs, ARUC, scenario),
             with_interval(row[FULL]),
-            _theirs(published.get(row["scheme"], {}), FULL, scenario),
+            _theirs(theirs, FULL, scenario),
             with_interval(row["auc"]),
             f"{with_interval(row['false_accusations'], 1)} of {row['negatives']:g}",
             f"{with_interval(row['missed'], 1)} of {row['positives']:g}",
         ]
-        for row in rows
+        for row, theirs in ((row, published.get(row["scheme"], {})) for row in rows)
     ]
     yield from _table([*heads, "false accusations", "missed"], verdicts)
     yield from ("", f"![ARUC and robustness of each scheme]({link}schemes.png)", "")

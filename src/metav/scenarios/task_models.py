@@ -116,10 +116,13 @@ def ready(model: nn.Module | str | Path) -> nn.Module:
     return found.eval()
 
 
-def answered(model: nn.Module, x: Tensor) -> Tensor:
-    """Answers of a model in eval mode, which is left as it was."""
+def answered(model: nn.Module, x: Tensor, *, singly: bool = False) -> Tensor:
+    """Answers of a model in eval mode, which is left as it was; `singly` to one input at a time."""
+    asked = deepcopy(model).eval()
     with torch.no_grad():
-        found: Tensor = deepcopy(model).eval()(x.clone())
+        if singly:
+            return torch.cat([asked(each.clone()) for each in x.split(1)])
+        found: Tensor = asked(x.clone())
     return found
 
 
