@@ -1,4 +1,4 @@
-"""Draw figures of results/ again from what was measured: of all reports, of zoos of predictors, and of p-values.
+"""Write reports of results/ again from what was measured, and draw figures: theirs, of zoos of predictors, of p-values.
 
 python benchmarks/figures.py [FOLDER ...]
 """
@@ -15,6 +15,7 @@ import pandas as pd
 
 import p_values
 from metav import figures, report, sheets
+from metav.storage import write_atomic
 
 
 def main() -> None:
@@ -23,7 +24,10 @@ def main() -> None:
         content = json.loads(file.read_text())
         if file.name == "results.json":
             scores = pd.read_csv(file.parent / "scores.csv", keep_default_na=False)
-            print(f"{file.parent}: {', '.join(report.draw(file.parent, content, scores))}")
+            names = report.draw(file.parent, content, scores)
+            if "seeds" in content[0]:  # which the oldest results do not note
+                write_atomic(file.parent / report.NAME, report.markdown(content, names).encode())
+            print(f"{file.parent}: {', '.join(names)}")
         elif file.name == "p-values.json":
             figures.save(p_values.drawn(table(content["p"])), file.parent, file.stem)
             print(file)
@@ -39,7 +43,7 @@ def table(found: dict[str, dict[str, float]]) -> pd.DataFrame:
 
 def of_zoo(file: Path, models: Sequence[dict[str, Any]]) -> None:
     """As `metav zoo list` draws it."""
-    sheets.save(sheets.quality(file.stem, models), file.with_suffix(".png"), dots=150)
+    sheets.save(sheets.quality(file.stem.partition("-")[0], models), file.with_suffix(".png"), dots=150)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from metav.scenarios import Scenario
 from metav.storage import write_atomic, write_json
 
 NAME = "report.md"
-_TITLES = {
+_VERDICTS = {  # key of a row -> head of a column
     "aruc": "ARUC (grid, ceiling 0.980)",
     "aruc_exact": "ARUC (exact, ceiling 1)",
     "auc": "AUC",
@@ -27,14 +27,18 @@ _TITLES = {
     "construct_seconds": "construction, s",
     "verify_seconds": "verification of all test suspects, s",
 }
-
-_BY_USE = {
-    ("useful", "positives"): "of the derived, useful: they lost at most a tenth of the target's quality",
-    ("useful", "auc"): "AUC, useful alone (repetitions that have any)",
-    ("useful", "robustness_at_full_uniqueness"): "robustness at 100 % uniqueness, useful alone (as AUC)",
-    ("spoilt", "positives"): "of the derived, spoilt: they lost more",
-    ("spoilt", "recognised"): "share of the spoilt that is recognised (repetitions that have any)",
+_BY_USE = {  # part of a row, key in it -> head of a column
+    ("useful", "positives"): "useful thefts",
+    ("useful", "aruc"): "ARUC, useful alone",
+    ("useful", "auc"): "AUC, useful alone",
+    ("useful", "robustness_at_full_uniqueness"): "robustness at 100 % uniqueness, useful alone",
+    ("spoilt", "positives"): "spoilt thefts",
+    ("spoilt", "recognised"): "share of the spoilt that is recognised",
 }
+_USE = (
+    "Useful: thefts that have lost at most a tenth of the target's quality. Spoilt: those that have lost more. Figures "
+    "are over the repetitions that have any."
+)
 
 
 def write(
@@ -136,8 +140,14 @@ def _range(rows: Sequence[dict[str, Any]], key: str) -> str:
     return f"{numbers[0]:g}" if len(numbers) == 1 else f"{numbers[0]:g} to {numbers[-1]:g}"
 
 
+def _shown(found: Mapping[str, Any] | None, key: str) -> str:
+    """A mean with its interval, with as many digits as are of use for what it is of."""
+    counts = (*results.COUNTS, "positives")
+    return with_interval(found, 2 if key.endswith("seconds") else 1 if key in counts else 3)
+
+
 def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    """The report: one table of metrics over the schemes, then each scheme's figure and its rows by lineage.
+    """The report: the metrics of each scheme, then each scheme's figure and its rows by family.
 
     Where the benchmark was run over several numbers of queries or models, their figures instead.
     """
@@ -154,14 +164,17 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
         "",
         f"{_counts(rows)} test suspects in each repetition. Mean over repetitions ± half-width of the 95 % interval.",
         "",
-        *head("", *(f"`{row['title']}`" for row in rows)),
+        *head("scheme", *_VERDICTS.values()),
+        *(line(f"`{row['title']}`", *(_shown(row[key], key) for key in _VERDICTS)) for row in rows),
+        "",
+        _USE,
+        "",
+        *head("scheme", *_BY_USE.values()),
+        *(
+            line(f"`{row['title']}`", *(_shown((row.get(part) or {}).get(key), key) for part, key in _BY_USE))
+            for row in rows
+        ),
     ]
-    for key, title in _TITLES.items():
-        digits = 2 if key.endswith("seconds") else 1 if key in results.COUNTS else 3
-        lines.append(line(title, *(with_interval(row[key], digits) for row in rows)))
-    for (part, name), title in _BY_USE.items():
-        found, digits = [row[part] and row[part][name] for row in rows], 1 if name == "positives" else 3
-        lines.append(line(title, *(with_interval(each, digits) for each in found)))
     qualities = list(next(iter(first["by_lineage"].values()))["quality"])
     for row in rows:
         for each in row.get("failed", ()):
@@ -179,7 +192,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
             "",
             f"## `{row['title']}`",
             "",
-            f"![R and U against the threshold, and rates by lineage]({name}.svg)",
+            f"![R and U against the threshold, and rates by family]({name}.svg)",
             "",
             "n counts test scores over all repetitions; recognised: the share with a rate above the fingerprint's "
             "threshold (for independent models these are false accusations); then means of the suspects' own quality "
