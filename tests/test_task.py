@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -33,14 +34,15 @@ class InPlace(nn.Module):
 
 
 def test_the_example_of_a_table_goes_from_a_module_to_a_verdict(command, tmp_path):
-    command("zoo", "build", "tumours:task")
-    assert "target>distill(public,60ep" in command("zoo", "list", "tumours:task")
     command("fingerprint", "tumours:task", "--out", "tumours.safetensors")
+    assert "target>distill(public,60ep" in command("zoo", "list", "tumours:task")
     subprocess.run([sys.executable, EXAMPLES / "tumours.py"], cwd=tmp_path, check=True, capture_output=True)
     assert ": evidence of copying" in command("verify", "tumours.safetensors", "stolen.onnx", code=10)
-    assert ": no evidence of copying" in command("verify", "tumours.safetensors", "stranger.onnx")
-    assert ": no evidence of copying" in command("verify", "tumours.safetensors", "twin.onnx")
-    assert ": evidence of copying" in command("verify", "tumours.safetensors", "untrained.onnx", code=10)  # README
+    (tmp_path / "others.csv").write_text("suspect\nstranger.onnx\ntwin.onnx\nuntrained.onnx\n")
+    command("verify", "tumours.safetensors", "--suspects", "others.csv", "--out", "verdicts.csv", code=10)
+    verdicts = pd.read_csv(tmp_path / "verdicts.csv", index_col="suspect").verdict
+    assert verdicts["stranger.onnx"] == verdicts["twin.onnx"] == "no evidence of copying"
+    assert verdicts["untrained.onnx"] == "evidence of copying"  # as README says
     made = Fingerprint.load(tmp_path / "tumours.safetensors")
     assert made.provenance["scenario"] == "tumours"
     assert made.reference is not None
@@ -48,9 +50,18 @@ def test_the_example_of_a_table_goes_from_a_module_to_a_verdict(command, tmp_pat
 
 def test_the_example_of_a_torchvision_model_is_built_and_benched(command, tmp_path):
     quick = ("--scheme", "metav(iterations=10)")
-    command("zoo", "build", "digits:task", "--profile", "smoke")
     command("fingerprint", "digits:task", "--profile", "smoke", "--queries", "5", "--out", "digits.safetensors", *quick)
     assert len(Fingerprint.load(tmp_path / "digits.safetensors").queries) == 5
+
+
+def test_the_smallest_profile_learns_from_a_few_examples_of_each_kind():
+    sorted_ = Part(x=torch.linspace(0, 1, 1000).expand(3, -1).T, y=torch.arange(1000) // 500)
+    scenario = task(own=sorted_).scenario("smoke")
+    few = scenario.parts["own"]
+    assert len(few.x) == len(few.y) == 250
+    assert few.y.bincount().tolist() == [125, 125]
+    assert torch.equal(few.x[:, 0], sorted_.x[::4, 0])
+    assert len(task(own=sorted_).scenario().parts["own"].x) == 1000
 
 
 def test_the_target_of_the_zoo_is_the_model_given_and_others_of_its_kind_are_not(tmp_path):

@@ -41,6 +41,11 @@ class Part:
         """The same examples there."""
         return Part(x=self.x.to(device), y=self.y.to(device))
 
+    def few(self, most: int) -> Part:
+        """At most `most` of the examples, evenly spread, so that sorted ones are still of all kinds."""
+        step = -(-len(self.x) // most)
+        return Part(x=self.x[::step], y=self.y[::step])
+
 
 def direct(model: nn.Module, x: Tensor) -> Tensor:
     """Outputs of `model` on `x`."""

@@ -46,6 +46,7 @@ from metav.training import CLASSIFICATION, Objective, Part, anneal, scaled_error
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
 WP_RATIOS, FP_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.125, 0.25, 0.375, 0.5)
+SMOKE = 256  # examples of each part at most in the profile smoke
 SOME, GLANCE = 8, 64  # examples that show whether a model answers as it should; how a classifier does
 METHOD = {
     "probabilities": "Adam, slanted learning rate, cross-entropy, students with temperature",
@@ -159,8 +160,9 @@ class Task:
             )
 
     def scenario(self, profile: Profile = "cpu") -> Scenario:
-        """The task with all its suspects; for the profile `smoke` one epoch and few of each."""
+        """The task with all its suspects; for the profile `smoke` few of each, and one epoch of few examples."""
         smoke, kind = profile == "smoke", self.spec.output
+        parts = {"own": self.own, "public": self.public, "test": self.test}
         suspects = tuple(self._suspects(smoke))
         with seeded(0):  # of a discriminator
             models = {"target": self._wrapped(self.target), **{n: self._ready(n, m) for n, m in self.negatives.items()}}
@@ -179,7 +181,7 @@ class Task:
             name=self.name,
             profile=profile,
             spec=self.spec,
-            parts={"own": self.own, "public": self.public, "test": self.test},
+            parts={name: part.few(SMOKE) for name, part in parts.items()} if smoke else parts,
             architectures={
                 **{name: partial(self._made, make) for name, make in self.architectures.items()},
                 **{name: partial(deepcopy, model) for name, model in models.items()},
