@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 import tiny
 from metav import Fingerprint, scenarios, schemes
@@ -37,24 +35,6 @@ def smoke_zoo(warfarin: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Z
 @pytest.fixture(scope="session")
 def zoo_folder(smoke_zoo: Zoo) -> Path:
     return smoke_zoo.folder
-
-
-@pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Fingerprint, list[nn.Module], list[Path]]]:
-    """For each kind of task a fingerprint, and target, a positive and a negative, as modules and as ONNX files."""
-    kinds = {"tables": tiny.tables, "images": tiny.classifiers, "regression": tiny.regressors, "codes": tiny.generators}
-    folder, found = tmp_path_factory.mktemp("served"), {}
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    for kind, ensemble in ((kind, make()) for kind, make in kinds.items()):
-        made = schemes.get("metav(iterations=20)").construct(ensemble, queries=12, seed=0)
-        models = [ensemble.target, ensemble.positives[0], ensemble.negatives[0]]
-        files = [folder / f"{kind}-{index}.onnx" for index in range(3)]
-        with warnings.catch_warnings(action="ignore"):  # of torch's exporter, about itself
-            for model, file in zip(models, files, strict=True):
-                inputs, shapes = (made.queries[:2],), ({0: batch},)
-                torch.onnx.export(model.eval(), inputs, file, dynamo=True, dynamic_shapes=shapes, verbose=False)
-        found[kind] = (made, models, files)
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 
+from metav.access import Access
+
+OWN_API = Access(request='{"instance": {"values": "$query"}, "n": 1}', answer="result.scores")
 FAULTS = ("429", "429 later", "500", "503", "dropped", "half", "refused body", "bad gateway page")
 
 
@@ -39,6 +42,7 @@ class Misbehaving(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes, the second of which would wait for 40 ms
     server: Misbehaving
 
     def log_message(self, *_) -> None:

@@ -13,7 +13,7 @@ from werkzeug import Request, Response
 
 import tiny
 from metav.access import Access
-from metav.endpoints import Local, connect, named
+from metav.endpoints import connect, named
 from metav.endpoints.http import Server
 from metav.endpoints.inference_v2 import InferenceV2
 from metav.endpoints.json_api import JsonApi
@@ -22,29 +22,7 @@ from metav.endpoints.retried import Retried
 from metav.errors import EndpointError, UsageError
 from metav.schemes import get
 from metav.verification import verify
-from misbehaving import FAULTS, serving
-
-OWN_API = Access(request='{"instance": {"values": "$query"}, "n": 1}', answer="result.scores")
-
-
-@pytest.mark.parametrize("kind", ["tables", "images", "regression", "codes"])
-def test_a_model_gives_the_same_rate_as_a_module_a_file_and_behind_each_kind_of_server(served, kind):
-    fingerprint, models, files = served[kind]
-    for model, file in zip(models, files, strict=True):
-        rate = verify(fingerprint, Local(model)).rate
-        with serving(model) as server:
-            ways = {
-                "ONNX": (str(file), Access()),
-                "v2": (f"{server.url}/v2/models/m", Access()),
-                "v2, one at a time": (f"{server.url}/v2/models/m/versions/1", Access(batch=1)),
-                "MLflow": (f"{server.url}/invocations", Access(batch=5)),
-                "own": (f"{server.url}/score", OWN_API),
-            }
-            for name, (suspect, access) in ways.items():
-                endpoint = connect(suspect, fingerprint.spec, access)
-                assert verify(fingerprint, endpoint, repeat=3).rate == pytest.approx(rate, abs=1e-5), name
-                assert endpoint.about["suspect"] == suspect
-                endpoint.close()
+from misbehaving import FAULTS, OWN_API, serving
 
 
 def test_a_server_that_is_silent_or_gone_may_be_asked_again(httpserver):

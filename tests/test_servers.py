@@ -1,4 +1,4 @@
-"""MLServer and MLflow themselves: a model behind each gives the verdict that it gives as a module and as a file."""
+"""A model gives one verdict however it is reached: as a module, as a file, behind MLServer and MLflow themselves."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import tiny
+from metav import Fingerprint, schemes
 from metav.access import Access
 from metav.cli import main
-from metav.endpoints import connect
+from metav.endpoints import Local, connect
 from metav.errors import EndpointError
 from metav.verification import verify
+from misbehaving import OWN_API, serving
 
+KINDS = {"tables": tiny.tables, "images": tiny.classifiers, "regression": tiny.regressors, "codes": tiny.generators}
 HERE = Path(__file__).parent
 PYTHON = Path(os.environ.get("METAV_SERVERS", HERE.parent / ".venv-servers")) / "bin" / "python"
 
@@ -43,6 +50,23 @@ def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
     raise AssertionError(f"{url} did not start:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Fingerprint, list[nn.Module], list[Path]]]:
+    """For each kind of task a fingerprint, and target, a positive and a negative, as modules and as ONNX files."""
+    folder, found = tmp_path_factory.mktemp("served"), {}
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    for kind, ensemble in ((kind, make()) for kind, make in KINDS.items()):
+        made = schemes.get("metav(iterations=20)").construct(ensemble, queries=12, seed=0)
+        models = [ensemble.target, ensemble.positives[0], ensemble.negatives[0]]
+        files = [folder / f"{kind}-{index}.onnx" for index in range(3)]
+        with warnings.catch_warnings(action="ignore"):  # of torch's exporter, about itself
+            for model, file in zip(models, files, strict=True):
+                inputs, shapes = (made.queries[:2],), ({0: batch},)
+                torch.onnx.export(model.eval(), inputs, file, dynamo=True, dynamic_shapes=shapes, verbose=False)
+        found[kind] = (made, models, files)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +103,27 @@ def urls(served, tmp_path_factory) -> Iterator[dict[str, str]]:
                 process.wait()
 
 
-@pytest.mark.parametrize("kind", ["tables", "images", "regression", "codes"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_gives_the_same_rate_as_a_module_a_file_and_behind_each_protocol(served, kind):
+    fingerprint, models, files = served[kind]
+    for model, file in zip(models, files, strict=True):
+        rate = verify(fingerprint, Local(model)).rate
+        with serving(model) as server:
+            ways = {
+                "ONNX": (str(file), Access()),
+                "v2": (f"{server.url}/v2/models/m", Access()),
+                "v2, one at a time": (f"{server.url}/v2/models/m/versions/1", Access(batch=1)),
+                "MLflow": (f"{server.url}/invocations", Access(batch=5)),
+                "own": (f"{server.url}/score", OWN_API),
+            }
+            for name, (suspect, access) in ways.items():
+                endpoint = connect(suspect, fingerprint.spec, access)
+                assert verify(fingerprint, endpoint, repeat=3).rate == pytest.approx(rate, abs=1e-5), name
+                assert endpoint.about["suspect"] == suspect
+                endpoint.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_both_servers_give_the_rates_of_the_modules(served, urls, kind):
     fingerprint, models, files = served[kind]
     for model, file in zip(models, files, strict=True):
