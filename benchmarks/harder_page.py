@@ -43,9 +43,9 @@ def rendered() -> str:
     for protocol, (title, key) in PROTOCOLS.items():
         lines += ["", f"## {title}"]
         for scenario in SCENARIOS:
-            folder = RESULTS / f"{scenario}-{protocol}"
-            lines += ["", f"### {scenario.capitalize()}, `--protocol {protocol}`", ""]
-            lines += list(table(folder, key)) if folder.exists() else ["Not run yet."]
+            lines += ["", f"### {scenario.capitalize()}, `--protocol {protocol}`"]
+            folders = sorted(RESULTS.glob(f"{scenario}-{protocol}*"))  # more than one where a zoo was built again
+            lines += [each for folder in folders for each in ("", *table(folder, key))] or ["", "Not run yet."]
     lines += ["", f"## {USEFUL}", "", APART]
     for scenario in SCENARIOS:
         folder = RESULTS / "paper" / scenario

@@ -150,6 +150,22 @@ def test_the_open_world_table_is_that_of_the_committed_results():
     assert rows[0]["command"] in text
 
 
+def test_what_fewer_queries_bring_on_skin_is_what_the_committed_results_say():
+    text = prose("docs/skin.md")
+    rows = json.loads((ROOT / "results" / "paper" / "skin-queries" / "results.json").read_text())
+    found = {
+        name: {row["queries"]: row["aruc"] for row in rows if row["scheme"] == name}
+        for name in (paper.VARIANT["skin"], "ipguard", "deepfoolfp", "modeldiff")
+    }
+    few, many = (with_interval(found[paper.VARIANT["skin"]][count]) for count in (10, 100))
+    assert f"its ARUC is {few} instead of {many}" in text
+    steady = [each["mean"] for name in ("ipguard", "modeldiff") for each in found[name].values()]
+    assert f"stay between {min(steady):.2f} and {max(steady):.2f} with" in text
+    falling = found["deepfoolfp"]
+    assert "falls from {:.3f} to {:.3f}".format(*(falling[count]["mean"] for count in (10, 100))) in text
+    assert rows[0]["command"] in text
+
+
 @pytest.mark.parametrize("scenario", ["skin", "fashion"])
 def test_what_schemes_meet_in_the_open_world_of_images_is_what_the_committed_results_say(scenario):
     text = prose("docs/cohort.md").replace("*", "")
