@@ -76,6 +76,15 @@ def test_every_model_is_planned_once_after_its_parent(smoke_zoo):
     assert seen == set(smoke_zoo.lineages())
 
 
+def test_more_of_a_kind_train_side_by_side_where_there_are_many():
+    zoo = Zoo(scenarios.load("warfarin", "cpu"), cohort=True)
+    sizes = [len(group) for level in zoo.plan() for group in level]
+    assert max(sizes) == 64
+    assert {size for size in sizes if size > 16} == {32, 48, 64}  # multiples of 16
+    table = Zoo(zoo.scenario).plan()
+    assert max(len(group) for level in table for group in level) == 16
+
+
 def test_derivation_really_changes_models_and_records_say_so(smoke_zoo):
     target = smoke_zoo.load("target")
     for suspect in smoke_zoo.scenario.suspects:

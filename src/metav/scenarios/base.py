@@ -158,8 +158,8 @@ class Scenario:
     data
         Which files the data came from, for the user to read.
     group
-        How many models of one architecture `fit` is given at once; 1 where it gains nothing from more, so that each
-        is on disk as soon as it is trained.
+        How many models of one kind `fit` is given at once, or a few times as many of a kind that has many; 1 where
+        it gains nothing from more, so that each is on disk as soon as it is trained.
     cohort
         What the matched-teacher cohort consists of, where the scenario has one.
     open_world
@@ -184,7 +184,7 @@ class Scenario:
     merit: Merit
     method: str
     data: str = ""
-    group: int = 16  # side by side: more bring little, fewer spread better over processes
+    group: int = 16  # side by side: fewer spread better over processes
     cohort: CohortPlan | None = None
     open_world: tuple[Suspect, ...] = ()
     outsiders: Callable[[Model, Callable[[str], Part]], Iterable[Subject]] | None = None
