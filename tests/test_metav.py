@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -126,15 +128,14 @@ def test_starting_from_data_starts_at_data(tiny):
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0), (-3.0, 5.0)])
-def test_box_maps_onto_any_box_and_back(low, high, tiny):
+def test_box_maps_onto_any_box_and_back(low, high):
     spec = Spec(input_shape=(6,), output_shape=(2,), low=low, high=high, output="regression")
-    there = Ensemble(**{**vars(tiny), "spec": spec})
     w = torch.randn(50, 6)
-    x = box(w, there.spec)
+    x = box(w, spec)
     assert x.min() > low
     assert x.max() < high
     assert torch.allclose(
-        box(unbox(x, there.spec), there.spec),
+        box(unbox(x, spec), spec),
         x.clamp(low + 0.005 * (high - low), high - 0.005 * (high - low)),
         atol=1e-4,
     )
@@ -144,7 +145,10 @@ def test_refuses_what_makes_no_sense(tiny):
     with pytest.raises(UsageError, match="at least 1 query, got 0"):
         MetaV().construct(tiny, queries=0, seed=0)
     with pytest.raises(UsageError, match="at least one positive suspect to construct from, got none"):
-        Ensemble(**{**vars(tiny), "positives": []})
+        replace(tiny, positives=[])
+    for data in (tiny.data + 10, tiny.data[:, :5], tiny.data.new_full((3, 6), torch.nan)):
+        with pytest.raises(UsageError, match=r"expected data of shape \(n, 6\) in \[.*, got \(\d+, [56]\) in \["):
+            replace(tiny, data=data)
     for options, words in {
         "start=nois": "did you mean 'noise'",
         "standardise=yes": "none, robust",

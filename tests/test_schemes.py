@@ -99,7 +99,7 @@ def test_require_says_in_one_sentence_what_is_lacking(text, spec, lacks):
     )
     with pytest.raises(UsageError, match=expected):
         schemes.require(text, spec)
-    ensemble = replace(tiny.regressors(), spec=spec)
+    ensemble = replace(tiny.regressors(), spec=spec, data=torch.zeros(2, *spec.input_shape))
     with pytest.raises(UsageError, match=expected):
         schemes.get(text).construct(ensemble, queries=4, seed=0)
 

@@ -102,6 +102,11 @@ class Ensemble:
 
     Models are frozen callables on batches; `data` has shape (n, *spec.input_shape), `labels` (n,) holds the classes of
     a classification, None for other tasks. Nothing of the test suspects is in here.
+
+    Raises
+    ------
+    UsageError
+        A side is empty, or the data are of another shape than the spec's inputs, or outside of their box.
     """
 
     target: Model
@@ -138,6 +143,12 @@ class Ensemble:
                     f"expected at least one {side} suspect to construct from, got none: "
                     "build a larger zoo (metav zoo build, profile cpu)."
                 )
+        if self.data.shape[1:] != self.spec.input_shape or not self.spec.inside(self.data):
+            raise UsageError(
+                f"expected data of shape (n, {', '.join(map(str, self.spec.input_shape))}) in {self.spec.box}, got "
+                f"{tuple(self.data.shape)} in [{self.data.min():g}, {self.data.max():g}]: give them as the models take "
+                "them, or change the spec."
+            )
 
 
 class Scheme(Protocol):
