@@ -246,6 +246,14 @@ def test_protocols_that_construct_alike_construct_once(smoke_zoo, tmp_path, monk
     assert kept not in {each.fingerprint for each in cells.paths(smoke_zoo, others).values()}
 
 
+@pytest.mark.parametrize(("scheme", "same"), [("akh", 1), ("metav", 3), ("cohort", 3)])
+def test_what_thefts_are_left_out_is_the_same_to_schemes_that_learn_from_none(smoke_zoo, scheme, same):
+    cell = Cell(scheme=scheme, repetition=1, queries=6)
+    ways = [cell, *(replace(cell, protocol="unseen-obfuscation", left_out=name) for name in ("WP", "FT"))]
+    assert len({each.fingerprint for each in cells.paths(smoke_zoo, ways).values()}) == same
+    assert len({each.result for each in cells.paths(smoke_zoo, ways).values()}) == 3
+
+
 def test_again_makes_fingerprints_anew_too(smoke_zoo, tmp_path, monkeypatch):
     monkeypatch.setenv("METAV_HOME", str(tmp_path))
     made = []

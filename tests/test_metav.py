@@ -145,7 +145,7 @@ def test_refuses_what_makes_no_sense(tiny):
     with pytest.raises(UsageError, match="at least 1 query, got 0"):
         MetaV().construct(tiny, queries=0, seed=0)
     with pytest.raises(UsageError, match="at least one positive suspect to construct from, got none"):
-        replace(tiny, positives=[])
+        MetaV().construct(replace(tiny, positives=[]), queries=2, seed=0)
     for data in (tiny.data + 10, tiny.data[:, :5], tiny.data.new_full((3, 6), torch.nan)):
         with pytest.raises(UsageError, match=r"expected data of shape \(n, 6\) in \[.*, got \(\d+, [56]\) in \["):
             replace(tiny, data=data)

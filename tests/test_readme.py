@@ -283,7 +283,7 @@ def test_the_table_of_schemes_says_what_they_need():
         assert answers == words[needs.answers] + ("; 2 N answers" if needs.per_query == 2 else "")
         assert target == ("gradients" if needs.gradients else "answers")
         assert ("thefts from them" in learns) is needs.cohort
-        assert ("stolen and independent models" in learns) is (needs.suspects and not needs.cohort)
+        assert ("stolen and independent models" in learns) is needs.thefts
         assert ("examples" in learns or "images" in learns) is needs.data
         assert ("--snapshots" in learns) is needs.snapshots
 

@@ -191,6 +191,16 @@ def test_positives_with_answers_that_are_not_finite(name):
 
 
 @pytest.mark.parametrize("name", SHORT)
+def test_stolen_models_are_asked_for_by_schemes_that_learn_from_them_alone(name):
+    ensemble = replace(tiny.classifiers(), positives=[])
+    if SCHEMES[name].needs.thefts:
+        assert "at least one positive suspect to construct from, got none" in refuse(name, ensemble)
+    else:
+        made = schemes.get(SHORT[name]).construct(ensemble, queries=5, seed=0)
+        assert made.digest == schemes.get(SHORT[name]).construct(tiny.classifiers(), queries=5, seed=0).digest
+
+
+@pytest.mark.parametrize("name", SHORT)
 def test_a_suspect_with_answers_that_are_not_finite(name):
     ensemble = tiny.classifiers()
     made = schemes.get(SHORT[name]).construct(ensemble, queries=5, seed=0)

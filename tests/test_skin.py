@@ -19,7 +19,7 @@ from matplotlib.image import imread
 from torch import nn
 from torch.nn.functional import interpolate
 
-from metav import archive, benchmark, scenarios
+from metav import archive, benchmark, protocols, scenarios
 from metav.cli import main
 from metav.engine import one_thread
 from metav.errors import IntegrityError, SettingsError, StorageError, UsageError
@@ -191,6 +191,17 @@ def test_a_fingerprint_is_made_and_tested_on_classifiers(zoo):
     (result,) = benchmark.run(zoo, benchmark.planned(zoo, ["metav(iterations=2)"], repeats=1, queries=[3]), jobs=1)
     assert all(0 <= score.rate <= 1 for score in result.scores)
     assert {score.positive for score in result.scores} == {True, False}
+
+
+@pytest.mark.parametrize(("scheme", "thefts"), [("metav(iterations=2)", True), ("sac-m", False)])
+def test_stolen_models_reach_schemes_that_learn_from_them_alone(zoo, monkeypatch, scheme, thefts):
+    construction, _ = protocols.split(zoo.scenario.suspects, 0)
+    loaded, load = [], type(zoo).load
+    monkeypatch.setattr(type(zoo), "load", lambda self, text: loaded.append(text) or load(self, text))
+    made = benchmark.construct(zoo, scheme, construction, queries=3, seed=0)
+    wanted = {zoo.scenario.lineage(each.lineage).text for each in construction if thefts or not each.positive}
+    assert set(made.provenance["suspects"]) == wanted
+    assert {zoo.scenario.lineage(text).text for text in loaded} == {"target", *wanted}
 
 
 BUILD = [sys.executable, "-c", "from metav.cli import main; raise SystemExit(main())", "zoo", "build", "skin"]

@@ -111,9 +111,10 @@ def construct(
 ) -> Fingerprint:
     """Make a fingerprint of the zoo's target from some of its suspects, and note in it which.
 
-    Models of a cohort are not used if their lineage is `left_out`.
+    Models of a cohort are not used if their lineage is `left_out`; stolen ones are for schemes that learn from them.
     """
     maker = schemes.get(scheme)
+    suspects = [suspect for suspect in suspects if maker.needs.thefts or not suspect.positive]
     known = ensemble(zoo, suspects, snapshots=maker.needs.snapshots, cohort=maker.needs.cohort, left_out=left_out)
     with engine.one_thread():
         made = maker.construct(known, queries=queries, seed=seed)

@@ -24,6 +24,7 @@ from metav.zoo import Zoo
 
 # protocols that construct from the same suspects
 SAME_CONSTRUCTION: tuple[Protocol, ...] = ("paper", "api", "open-world")
+SAME_NEGATIVES: tuple[Protocol, ...] = (*SAME_CONSTRUCTION, "unseen-obfuscation")
 FAILURES = "failures.txt"  # beside the results
 LEARN = [found.version for found in distributions(name="scikit-learn")]  # which fits outsiders of the open world
 
@@ -126,7 +127,9 @@ def paths(zoo: Zoo, wanted: Sequence[Cell]) -> dict[Cell, CellFiles]:
     digest = cache(lambda lineage: zoo.record(lineage).digest)
     found = {}
     for cell in wanted:
-        shared = replace(cell, protocol="paper") if cell.protocol in SAME_CONSTRUCTION else cell
+        needs = schemes.get(cell.scheme).needs
+        same = SAME_CONSTRUCTION if needs.thefts or needs.cohort else SAME_NEGATIVES
+        shared = replace(cell, protocol="paper", left_out="") if cell.protocol in same else cell
         fingerprint = path(zoo, shared, digest).with_suffix(".safetensors")
         found[cell] = CellFiles(result=path(zoo, cell, digest), fingerprint=fingerprint)
     return found

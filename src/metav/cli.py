@@ -214,7 +214,7 @@ def schemes_() -> int:
             "gradients" if needs.gradients else "answers",
             "independent models, teachers, thefts from target and teachers (a cohort)"
             if needs.cohort
-            else ("stolen and independent models" if needs.suspects else "target, independent models")
+            else ("stolen and independent models" if needs.thefts else "target, independent models")
             + (", snapshots (--snapshots)" if needs.snapshots else ""),
             "images" if needs.images else ("examples" if needs.data else "none"),
         )

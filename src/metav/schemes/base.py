@@ -64,6 +64,11 @@ class Needs:
     snapshots: bool = False
     cohort: bool = False
 
+    @property
+    def thefts(self) -> bool:
+        """Whether it learns from the zoo's stolen models: a scheme with a cohort has the cohort's."""
+        return self.suspects and not self.cohort
+
     def lacking(self, spec: Spec) -> str:
         """What models with the interface `spec` do not give, in words; empty if the scheme can be used."""
         several = math.prod(spec.output_shape) > 1
@@ -101,12 +106,13 @@ class Ensemble:
     """The models and data a scheme may use: M- and M+ of the paper, the target F, and public examples.
 
     Models are frozen callables on batches; `data` has shape (n, *spec.input_shape), `labels` (n,) holds the classes of
-    a classification, None for other tasks. Nothing of the test suspects is in here.
+    a classification, None for other tasks. `positives` may be empty for a scheme whose needs have no `thefts`. Nothing
+    of the test suspects is in here.
 
     Raises
     ------
     UsageError
-        A side is empty, or the data are of another shape than the spec's inputs, or outside of their box.
+        There is no negative, or the data are of another shape than the spec's inputs, or outside of their box.
     """
 
     target: Model
@@ -137,12 +143,7 @@ class Ensemble:
         return replace(self, target=change(self.target), positives=positives, negatives=negatives)
 
     def __post_init__(self) -> None:
-        for side, models in (("positive", self.positives), ("negative", self.negatives)):
-            if not models:
-                raise UsageError(
-                    f"expected at least one {side} suspect to construct from, got none: "
-                    "build a larger zoo (metav zoo build, profile cpu)."
-                )
+        _check_side("negative", self.negatives)
         if self.data.shape[1:] != self.spec.input_shape or not self.spec.inside(self.data):
             raise UsageError(
                 f"expected data of shape (n, {', '.join(map(str, self.spec.input_shape))}) in {self.spec.box}, got "
@@ -171,6 +172,19 @@ def check_queries(queries: int) -> None:
     """Refuse fewer than one query."""
     if queries < 1:
         raise UsageError(f"expected at least 1 query, got {queries}: the paper uses --queries 100.")
+
+
+def check_positives(ensemble: Ensemble) -> None:
+    """Refuse an ensemble without stolen models, for a scheme that learns from them."""
+    _check_side("positive", ensemble.positives)
+
+
+def _check_side(side: str, models: Sequence[Model]) -> None:
+    if not models:
+        raise UsageError(
+            f"expected at least one {side} suspect to construct from, got none: build a larger zoo (metav zoo build, "
+            "profile cpu)."
+        )
 
 
 def check_form(valid: int, spec: Spec) -> None:
@@ -223,6 +237,8 @@ def check_use(name: str, needs: Needs, ensemble: Ensemble, queries: int) -> None
         the scheme needs them.
     """
     check_queries(queries)
+    if needs.thefts:
+        check_positives(ensemble)
     require(name, needs, ensemble.spec)
     some, asked = ensemble.data[:GLANCE], _logits(ensemble.target) or ensemble.target
     answers = query(asked, some)
