@@ -202,6 +202,15 @@ def test_gradients_that_are_not_stated_are_named(ensemble):
         check_scheme(Sloped(), ensemble)
 
 
+def test_stolen_models_that_are_not_stated_are_named(ensemble):
+    class Learning(Plain):
+        def before(self, ensemble):
+            ensemble.positives[0](ensemble.data[:1])
+
+    with pytest.raises(AssertionError, match="the same queries without stolen models, got others or none"):
+        check_scheme(Learning(), ensemble)
+
+
 def test_a_scheme_that_cannot_be_used_is_named():
     with pytest.raises(AssertionError, match="expected a scheme for these models, got one that needs class labels"):
         check_scheme(Plain(), tiny.regressors())

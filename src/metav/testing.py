@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from metav.errors import MetavError
 from metav.fingerprint import Fingerprint
 from metav.schemes import Ensemble, Scheme
 from metav.spec import Model
@@ -27,7 +28,8 @@ def check_scheme(scheme: Scheme, ensemble: Ensemble, *, queries: int = 8, seed: 
     """Check that a scheme keeps to what all of metav relies on; small models and few queries are enough.
 
     - What the scheme `needs` is what it uses: it can be used on the ensemble; it asks `per_query` answers for each of
-      N; where it needs labels of a suspect, confidences change no rate; where it needs no gradients, none are taken.
+      N; where it needs labels of a suspect, confidences change no rate; where it needs no gradients, none are taken;
+      where it does not learn from stolen models, it makes the same queries without any.
     - The queries lie in the box of the inputs.
     - Rates and threshold lie in [0, 1].
     - The target's own rate is at least 0.9. A scheme that learns from suspects may give less after few iterations, as
@@ -40,7 +42,7 @@ def check_scheme(scheme: Scheme, ensemble: Ensemble, *, queries: int = 8, seed: 
     Parameters
     ----------
     scheme
-        With few iterations, if it learns: it is constructed twice, and a third time if it needs no gradients.
+        With few iterations, if it learns: it is constructed up to four times.
     ensemble
         Models are checked for changes where they are modules of torch.
     queries, seed
@@ -86,13 +88,18 @@ def check_scheme(scheme: Scheme, ensemble: Ensemble, *, queries: int = 8, seed: 
         loaded = Fingerprint.load(Path(folder) / "made.safetensors")
     kept = loaded.threshold == made.threshold and rates(loaded, models) == found
     _expect(kept, "the same rates and threshold after saving and loading, got others")
+    spared = {}
     if not needs.gradients:
         blind = replace(ensemble, target=partial(query, ensemble.target))
+        spared["from the target's answers alone, without gradients"] = blind
+    if not needs.thefts:
+        spared["without stolen models"] = replace(ensemble, positives=())
+    for words, less in spared.items():
         try:
-            same = torch.equal(scheme.construct(blind, queries=queries, seed=seed).queries, made.queries)
-        except RuntimeError:  # of autograd
+            same = torch.equal(scheme.construct(less, queries=queries, seed=seed).queries, made.queries)
+        except (MetavError, RuntimeError, ValueError, IndexError):  # of autograd, or of what chooses among none
             same = False
-        _expect(same, "the same queries from the target's answers alone, without gradients, got others or none")
+        _expect(same, f"the same queries {words}, got others or none")
 
 
 def rates(fingerprint: Fingerprint, models: tuple[Model, ...]) -> list[float]:
