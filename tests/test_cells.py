@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from metav import benchmark, building, cells, report, results, schemes, sources
+from metav import benchmark, building, cells, protocols, report, results, schemes, sources
 from metav.cells import Cell, CellResult, Score
 from metav.cli import main
 from metav.errors import MetavError, StorageError
@@ -250,8 +250,12 @@ def test_protocols_that_construct_alike_construct_once(smoke_zoo, tmp_path, monk
 def test_what_thefts_are_left_out_is_the_same_to_schemes_that_learn_from_none(smoke_zoo, scheme, same):
     cell = Cell(scheme=scheme, repetition=1, queries=6)
     ways = [cell, *(replace(cell, protocol="unseen-obfuscation", left_out=name) for name in ("WP", "FT"))]
-    assert len({each.fingerprint for each in cells.paths(smoke_zoo, ways).values()}) == same
-    assert len({each.result for each in cells.paths(smoke_zoo, ways).values()}) == 3
+    paths = cells.paths(smoke_zoo, [*ways, other := replace(cell, protocol="unseen-architecture", left_out="S")])
+    assert len({paths[each].fingerprint for each in ways}) == same
+    assert len({each.result for each in paths.values()}) == 4
+    assert paths[other].fingerprint not in {paths[each].fingerprint for each in ways}
+    met = [protocols.divide(smoke_zoo.scenario, each.protocol, each.left_out, each.repetition)[0] for each in ways]
+    assert len({tuple(suspect for suspect in half if not suspect.positive) for half in met}) == 1  # in one order
 
 
 def test_again_makes_fingerprints_anew_too(smoke_zoo, tmp_path, monkeypatch):

@@ -146,8 +146,14 @@ def test_refuses_what_makes_no_sense(tiny):
         MetaV().construct(tiny, queries=0, seed=0)
     with pytest.raises(UsageError, match="at least one positive suspect to construct from, got none"):
         MetaV().construct(replace(tiny, positives=[]), queries=2, seed=0)
-    for data in (tiny.data + 10, tiny.data[:, :5], tiny.data.new_full((3, 6), torch.nan)):
-        with pytest.raises(UsageError, match=r"expected data of shape \(n, 6\) in \[.*, got \(\d+, [56]\) in \["):
+    for data, words in (
+        (tiny.data + 10, r"data in \[-1, 1\], got some in \[9"),
+        (tiny.data.new_full((3, 6), torch.nan), r"data in \[-1, 1\], got some in \[nan"),
+        (tiny.data[:, :5], r"data of shape \(n, 6\), got \(40, 5\)"),
+        (tiny.data[:0, :5], r"data of shape \(n, 6\), got \(0, 5\)"),
+        (tiny.data.new_empty(0), r"data of shape \(n, 6\), got \(0,\)"),
+    ):
+        with pytest.raises(UsageError, match=f"expected {words}"):
             replace(tiny, data=data)
     for options, words in {
         "start=nois": "did you mean 'noise'",

@@ -54,14 +54,17 @@ def test_the_example_of_a_torchvision_model_is_built_and_benched(command, tmp_pa
     assert len(Fingerprint.load(tmp_path / "digits.safetensors").queries) == 5
 
 
-def test_the_smallest_profile_learns_from_a_few_examples_of_each_kind():
-    sorted_ = Part(x=torch.linspace(0, 1, 1000).expand(3, -1).T, y=torch.arange(1000) // 500)
-    scenario = task(own=sorted_).scenario("smoke")
-    few = scenario.parts["own"]
-    assert len(few.x) == len(few.y) == 250
-    assert few.y.bincount().tolist() == [125, 125]
-    assert torch.equal(few.x[:, 0], sorted_.x[::4, 0])
-    assert len(task(own=sorted_).scenario().parts["own"].x) == 1000
+@pytest.mark.parametrize("order", ["sorted", "in turn"])
+def test_the_smallest_profile_learns_from_a_few_examples_of_each_kind(order):
+    y = torch.arange(1000) // 500 if order == "sorted" else torch.arange(1000) % 2
+    many = Part(x=(2 * y[:, None] - 1.0).expand(-1, 3), y=y)
+    few = task(own=many).scenario("smoke").parts["own"]
+    assert len(few.x) == len(few.y) == 256
+    assert few.y.bincount().min() > 100
+    assert torch.equal(few.x[:, 0] > 0, few.y > 0)
+    assert torch.equal(task(own=many).scenario("smoke").parts["own"].y, few.y)
+    assert len(task(own=many).scenario().parts["own"].x) == 1000
+    assert len(task(own=few).scenario("smoke").parts["own"].x) == 256
 
 
 def test_the_target_of_the_zoo_is_the_model_given_and_others_of_its_kind_are_not(tmp_path):

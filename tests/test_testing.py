@@ -202,12 +202,20 @@ def test_gradients_that_are_not_stated_are_named(ensemble):
         check_scheme(Sloped(), ensemble)
 
 
-def test_stolen_models_that_are_not_stated_are_named(ensemble):
-    class Learning(Plain):
-        def before(self, ensemble):
-            ensemble.positives[0](ensemble.data[:1])
+USES = {
+    "one": lambda made, positives: positives[0] and made,
+    "their number": lambda made, positives: replace(made, threshold=0.5 / len(positives)),
+    "a threshold, where there are any": lambda made, positives: replace(made, threshold=0.5 if positives else 0.6),
+}
 
-    with pytest.raises(AssertionError, match="the same queries without stolen models, got others or none"):
+
+@pytest.mark.parametrize("use", USES)
+def test_stolen_models_that_are_not_stated_are_named(ensemble, use):
+    class Learning(Plain):
+        def construct(self, ensemble, *, queries, seed):
+            return USES[use](super().construct(ensemble, queries=queries, seed=seed), ensemble.positives)
+
+    with pytest.raises(AssertionError, match="threshold and rates without stolen models, got others or none"):
         check_scheme(Learning(), ensemble)
 
 

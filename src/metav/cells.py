@@ -22,7 +22,7 @@ from metav.protocols import Protocol
 from metav.storage import canonical_json, home, make_folder, write_atomic
 from metav.zoo import Zoo
 
-# protocols that construct from the same suspects
+# protocols that construct from the same suspects, and those that do from the same independent ones
 SAME_CONSTRUCTION: tuple[Protocol, ...] = ("paper", "api", "open-world")
 SAME_NEGATIVES: tuple[Protocol, ...] = (*SAME_CONSTRUCTION, "unseen-obfuscation")
 FAILURES = "failures.txt"  # beside the results

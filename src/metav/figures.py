@@ -66,7 +66,7 @@ def colour(scheme: str) -> str:
 
 
 def overview(row: dict[str, Any], scores: pd.DataFrame) -> Figure:
-    """R and U against the threshold (as Fig. 5 of the paper), and beside it all test suspects by lineage.
+    """R and U against the threshold (as Fig. 5 of the paper), and beside it all test suspects by family.
 
     Parameters
     ----------

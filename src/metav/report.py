@@ -36,8 +36,8 @@ _BY_USE = {  # part of a row, key in it -> head of a column
     ("spoilt", "recognised"): "share of the spoilt that is recognised",
 }
 _USE = (
-    "Useful: thefts that have lost at most a tenth of the target's quality. Spoilt: those that have lost more. Figures "
-    "are over the repetitions that have any."
+    "Useful: thefts that have lost at most a tenth of the target's quality. Spoilt: those that have lost more. Their "
+    "numbers are over all repetitions, other figures over those that have any; n/a: none, or not counted."
 )
 
 

@@ -29,7 +29,7 @@ def check_scheme(scheme: Scheme, ensemble: Ensemble, *, queries: int = 8, seed: 
 
     - What the scheme `needs` is what it uses: it can be used on the ensemble; it asks `per_query` answers for each of
       N; where it needs labels of a suspect, confidences change no rate; where it needs no gradients, none are taken;
-      where it does not learn from stolen models, it makes the same queries without any.
+      where it does not learn from stolen models, it makes the same fingerprint without any.
     - The queries lie in the box of the inputs.
     - Rates and threshold lie in [0, 1].
     - The target's own rate is at least 0.9. A scheme that learns from suspects may give less after few iterations, as
@@ -80,9 +80,7 @@ def check_scheme(scheme: Scheme, ensemble: Ensemble, *, queries: int = 8, seed: 
     with torch.random.fork_rng(devices=[]):
         torch.rand(1)  # another state of the global generator than the first time
         again = scheme.construct(ensemble, queries=queries, seed=seed)
-    repeated = torch.equal(made.queries, again.queries) and made.threshold == again.threshold
-    repeated = repeated and rates(again, models) == found
-    _expect(repeated, f"the same queries, threshold and rates again with seed {seed}, got others")
+    _expect(_alike(made, again, models), f"the same queries, threshold and rates again with seed {seed}, got others")
     with tempfile.TemporaryDirectory() as folder:
         made.save(Path(folder) / "made.safetensors")
         loaded = Fingerprint.load(Path(folder) / "made.safetensors")
@@ -96,15 +94,21 @@ def check_scheme(scheme: Scheme, ensemble: Ensemble, *, queries: int = 8, seed: 
         spared["without stolen models"] = replace(ensemble, positives=())
     for words, less in spared.items():
         try:
-            same = torch.equal(scheme.construct(less, queries=queries, seed=seed).queries, made.queries)
-        except (MetavError, RuntimeError, ValueError, IndexError):  # of autograd, or of what chooses among none
+            same = _alike(made, scheme.construct(less, queries=queries, seed=seed), models)
+        except (MetavError, RuntimeError, ValueError, IndexError, ArithmeticError):  # of autograd, or of having none
             same = False
-        _expect(same, f"the same queries {words}, got others or none")
+        _expect(same, f"the same queries, threshold and rates {words}, got others or none")
 
 
 def rates(fingerprint: Fingerprint, models: tuple[Model, ...]) -> list[float]:
     """Rates of some models, in order, straight from the scorer."""
     return [fingerprint.scorer.rate(query(model, fingerprint.queries)) for model in models]
+
+
+def _alike(one: Fingerprint, other: Fingerprint, models: tuple[Model, ...]) -> bool:
+    """Whether two fingerprints have the same queries and threshold, and give models the same rates."""
+    same = torch.equal(one.queries, other.queries) and one.threshold == other.threshold
+    return same and rates(one, models) == rates(other, models)
 
 
 def _labels_alone(outputs: Tensor) -> Tensor:

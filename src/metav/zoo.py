@@ -17,7 +17,7 @@ from metav.suspects import Lineage
 from metav.zoo_files import ZooFiles
 
 WIDEST = 4  # times the scenario's group: as wide as pays
-SHARES = 2  # groups that a kind is left in at least, for as many processes
+SHARES = 2  # groups that a kind is still in where they are wider, for as many processes
 SNAPSHOTS = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85)  # of a training: where LiteGuard takes them from
 
 

@@ -42,7 +42,7 @@ class Needs:
     gradients
         Whether the target must give gradients with respect to its inputs; otherwise its answers are enough.
     suspects
-        Whether it learns from positive and negative suspects (the zoo).
+        Whether it learns from positive and negative suspects (the zoo); with a `cohort`, from negative ones alone.
     data
         Whether it needs inputs of the task; some schemes for class labels need their true classes too.
     images
@@ -144,11 +144,16 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         _check_side("negative", self.negatives)
-        if self.data.shape[1:] != self.spec.input_shape or not self.spec.inside(self.data):
+        shape = tuple(self.data.shape)
+        if shape[1:] != self.spec.input_shape:
             raise UsageError(
-                f"expected data of shape (n, {', '.join(map(str, self.spec.input_shape))}) in {self.spec.box}, got "
-                f"{tuple(self.data.shape)} in [{self.data.min():g}, {self.data.max():g}]: give them as the models take "
-                "them, or change the spec."
+                f"expected data of shape (n, {', '.join(map(str, self.spec.input_shape))}), got {shape}: give them as "
+                "the models take them, or change the spec."
+            )
+        if not self.spec.inside(self.data):
+            raise UsageError(
+                f"expected data in {self.spec.box}, got some in [{self.data.min():g}, {self.data.max():g}]: give them "
+                "as the models take them, or change the spec."
             )
 
 
@@ -231,7 +236,8 @@ def check_use(name: str, needs: Needs, ensemble: Ensemble, queries: int) -> None
     Raises
     ------
     UsageError
-        There is less than one query, or the models do not give what the scheme needs.
+        There is less than one query, or no stolen model for a scheme that learns from them, or the models do not give
+        what the scheme needs.
     SuspectError
         The target's answers to the first examples are not finite, or all the same, or come without gradients where
         the scheme needs them.
