@@ -232,6 +232,17 @@ def test_what_is_harder_is_what_the_committed_results_say():
     assert (missed[1], rows[1]["false_accusations"]["mean"]) == (0, 0)
     assert f"ARUC {rows[1]['aruc']['mean']:.3f}, AUC {seen[1]:.3f}" in text
     assert f"misses {missed[0]:.1f} of the {rows[0]['positives']}, AUC {with_interval(rows[0]['auc'])}" in text
+    rows = json.loads((ROOT / "results" / "skin-unseen-obfuscation-rebuilt" / "results.json").read_text())
+    counts = {row["left_out"]: row["positives"] for row in rows}
+    assert "all {WP} with pruned weights, all {FT} fine-tuned and all {RT} retrained".format(**counts) in text
+    assert {row["left_out"] for row in rows if row["missed"]["mean"] == 0} == {"WP", "FT", "RT"}
+    assert not any(row["false_accusations"]["mean"] for row in rows)
+    (row,) = (row for row in rows if row["left_out"] == "FP")
+    assert f"Of the {counts['FP']} with pruned filters it misses {row['missed']['mean']:.1f}, all of them tuned" in text
+    assert f"gone; AUC is {with_interval(row['auc'])}." in text
+    scores = pd.read_csv(ROOT / "results" / "skin-unseen-obfuscation-rebuilt" / "scores.csv")
+    missed = scores[scores.positive & ~scores.derived].lineage.unique()
+    assert all(re.match(r"target>fp\(0\.(25|[3-9])\d*\)>ftal\(", lineage) for lineage in missed)
     rows = json.loads((ROOT / "results" / "skin-api" / "results.json").read_text())
     found = {(row["scheme"].split("(")[0], row["view"]): f"{row['aruc']['mean']:.3f}" for row in rows}
     assert f"ARUC {found['metav', 'label']}, with all of the answer {found['metav', None]}" in text
