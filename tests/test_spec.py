@@ -78,12 +78,11 @@ def test_a_spec_takes_numbers_from_numpy_and_torch_and_keeps_plain_ones(tmp_path
 
 
 def test_a_value_that_is_one_of_two_can_become_the_other():
-    ensemble = replace(tiny.tables(), spec=SCALED)
     inside = 0.98 * (torch.rand(20, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1)
     rows = SCALED.nearest(inside)
-    w = unbox(rows, ensemble.spec, 1)
-    torch.testing.assert_close(box(w, ensemble.spec, 1), rows, atol=1e-5, rtol=0)
-    moved = box(w - 0.7 * w.sign(), ensemble.spec, 1)
+    w = unbox(rows, SCALED, 1)
+    torch.testing.assert_close(box(w, SCALED, 1), rows, atol=1e-5, rtol=0)
+    moved = box(w - 0.7 * w.sign(), SCALED, 1)
     assert (moved[:, 2] == -rows[:, 2]).all()
     assert (moved[:, 3:] != rows[:, 3:]).any(1).all()
 
@@ -119,9 +118,8 @@ def test_a_high_bound_that_is_on_no_step_is_never_the_nearest():
 
 
 def test_the_models_see_valid_rows_and_the_gradient_is_that_of_the_rows_before():
-    ensemble = replace(tiny.tables(), spec=FORM)
     w = torch.randn(5, 6, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
-    x, free = box(w, ensemble.spec, 1), box(w, ensemble.spec)
+    x, free = box(w, FORM, 1), box(w, FORM)
     assert FORM.valid(x).all()
     assert not FORM.valid(free).any()
     slopes = [torch.autograd.grad((each * torch.arange(1, 7)).sum(), w)[0] for each in (x, free)]
