@@ -179,11 +179,6 @@ def check_queries(queries: int) -> None:
         raise UsageError(f"expected at least 1 query, got {queries}: the paper uses --queries 100.")
 
 
-def check_positives(ensemble: Ensemble) -> None:
-    """Refuse an ensemble without stolen models, for a scheme that learns from them."""
-    _check_side("positive", ensemble.positives)
-
-
 def _check_side(side: str, models: Sequence[Model]) -> None:
     if not models:
         raise UsageError(
@@ -199,6 +194,19 @@ def check_form(valid: int, spec: Spec) -> None:
             "expected a table whose spec has steps or one_hot groups for valid=1, got one where each row of the box is "
             "valid: leave the option out."
         )
+
+
+def check_learning(ensemble: Ensemble, queries: int, *, valid: int) -> None:
+    """Refuse what a scheme that learns its queries from both sides can make no fingerprint of.
+
+    Raises
+    ------
+    UsageError
+        There is less than one query, or no stolen model; or `valid` queries are asked for where nothing says which are.
+    """
+    check_queries(queries)
+    _check_side("positive", ensemble.positives)
+    check_form(valid, ensemble.spec)
 
 
 def check_at_least(**options: tuple[int, int]) -> None:
@@ -244,7 +252,7 @@ def check_use(name: str, needs: Needs, ensemble: Ensemble, queries: int) -> None
     """
     check_queries(queries)
     if needs.thefts:
-        check_positives(ensemble)
+        _check_side("positive", ensemble.positives)
     require(name, needs, ensemble.spec)
     some, asked = ensemble.data[:GLANCE], _logits(ensemble.target) or ensemble.target
     answers = query(asked, some)

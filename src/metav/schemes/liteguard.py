@@ -17,16 +17,7 @@ from metav.engine import seeded
 from metav.errors import UsageError
 from metav.fingerprint import Fingerprint
 from metav.optim import Adam
-from metav.schemes.base import (
-    Ensemble,
-    Needs,
-    check_at_least,
-    check_flags,
-    check_form,
-    check_gradients,
-    check_positives,
-    check_queries,
-)
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_flags, check_gradients, check_learning
 from metav.schemes.metav import box, sample
 from metav.scorers import LocalVerifiers
 
@@ -65,9 +56,7 @@ class LiteGuard:
 
     def construct(self, ensemble: Ensemble, *, queries: int, seed: int) -> Fingerprint:
         """Learn N = `queries` pairs; a suspect is called derived above a mean of 0.5."""
-        check_queries(queries)
-        check_positives(ensemble)
-        check_form(self.valid, ensemble.spec)
+        check_learning(ensemble, queries, valid=self.valid)
         generator = torch.Generator().manual_seed(seed)
         w = torch.randn(queries, *ensemble.spec.input_shape, generator=generator).requires_grad_(True)
         check_gradients("liteguard", ensemble.target, box(w.detach()[:1], ensemble.spec, self.valid))

@@ -19,16 +19,7 @@ from metav.errors import UsageError, unknown
 from metav.fingerprint import Fingerprint
 from metav.frozen import halved
 from metav.optim import Adam
-from metav.schemes.base import (
-    Ensemble,
-    Needs,
-    check_at_least,
-    check_flags,
-    check_form,
-    check_gradients,
-    check_positives,
-    check_queries,
-)
+from metav.schemes.base import Ensemble, Needs, check_at_least, check_flags, check_gradients, check_learning
 from metav.scorers import NEGATIVE, POSITIVE, MetaVerifier
 from metav.spec import Model, Spec
 
@@ -106,9 +97,7 @@ class MetaV:
 
     def course(self, ensemble: Ensemble, *, queries: int, seed: int, at: Collection[int]) -> Iterator[Stage]:
         """Construct, and yield what there is after each number `at` of iterations, from 1 to `iterations`."""
-        check_queries(queries)
-        check_positives(ensemble)
-        check_form(self.valid, ensemble.spec)
+        check_learning(ensemble, queries, valid=self.valid)
         if self.half:
             ensemble = ensemble.changed(halved)
         generator = torch.Generator().manual_seed(seed)
