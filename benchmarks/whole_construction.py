@@ -1,6 +1,6 @@
 """Whole constructions of MetaV: Algorithm 1 with plain autograd, beside metav's, on the same zoo.
 
-    python benchmarks/whole_construction.py [--scenario warfarin] [--schemes ...] [--repeats 5]
+    python benchmarks/whole_construction.py [--scenario warfarin] [--schemes ...] [--repeats 5] [--first 0]
 
 Both construct from the same half of the zoo and are tested on the other, one after the other in one process on one
 thread. Plain means torchvision's layers, weights that ask for gradients, one torch.optim.Adam and `backward`. Seconds
@@ -34,13 +34,14 @@ def main() -> None:
     parser.add_argument("--scenario", choices=paper.SCENARIOS, default="warfarin")
     parser.add_argument("--schemes", nargs="+", help="default: metav and its variant")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="first repetition, which is its seed")
     options = parser.parse_args()
     zoo = Zoo(scenarios.load(options.scenario, "cpu"))
     zoo.build()
     names = ["plain autograd", *(options.schemes or ["metav", paper.VARIANT[options.scenario]])]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     arucs: dict[str, list[float]] = {name: [] for name in names}
-    for seed in range(options.repeats):
+    for seed in range(options.first, options.first + options.repeats):
         construction, test = protocols.split(zoo.scenario.suspects, seed)
         for name in names:
             start = time.perf_counter()

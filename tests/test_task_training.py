@@ -240,3 +240,20 @@ def test_a_target_of_rare_classes_has_learnt_what_a_constant_has_not(tmp_path):
 def test_a_target_whose_architecture_is_listed_is_not_said_to_lack_new_models():
     assert "no new models" in task(target=Fixed(), architectures={"other": network}).scenario().data
     assert "no new models" not in task(target=Fixed(), architectures={"mine": Fixed}).scenario().data
+
+
+def test_classifiers_that_are_perceptrons_learn_side_by_side_and_end_as_one_by_one(tmp_path):
+    scenario = task(tuning=2, epochs=3, students=3, independents=4).scenario()
+    assert scenario.group == 16
+    together, alone = Zoo(scenario, tmp_path / "together"), Zoo(replace(scenario, group=1), tmp_path / "alone")
+    for zoo in (together, alone):
+        zoo.build(jobs=1)
+    assert max(len(group) for level in together.plan() for group in level) > 2
+    for lineage in together.lineages():
+        other = alone.load(lineage).state_dict()
+        for name, value in together.load(lineage).state_dict().items():
+            torch.testing.assert_close(value, other[name], atol=2e-5, rtol=1e-4)
+
+
+def test_classifiers_that_answer_with_probabilities_learn_one_by_one():
+    assert task(logits=False, target=nn.Sequential(network(), nn.Softmax(-1)), architectures={}).scenario().group == 1

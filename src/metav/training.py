@@ -54,7 +54,10 @@ def direct(model: nn.Module, x: Tensor) -> Tensor:
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A model that answers with probabilities, and is trained on what they are the softmax of."""
+    """A model that answers with probabilities, and is trained on what they are the softmax of.
+
+    Where that is what a part of it answers, its attribute `logits_of` may name the part.
+    """
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, classes)."""
@@ -144,16 +147,17 @@ def quantile_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def class_error(logits: Tensor, classes: Tensor) -> Tensor:
-    """Cross-entropy of each example, from logits (n, classes) and its true class (n,)."""
-    return cross_entropy(logits, classes, reduction="none")
+    """Cross-entropy of each example (..., n), from logits (..., n, classes) and its true class (..., n)."""
+    return cross_entropy(logits.flatten(0, -2), classes.flatten(), reduction="none").view_as(classes)
 
 
 def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], objective: Objective) -> None:
     """Train each draft's model in place, then freeze it: eval mode, no parameter asks for gradients.
 
-    Multi-layer perceptrons of one shape whose trainings differ in data, teacher and seed only, on parts of equal
-    length, are trained side by side; all others one by one. Both ways give the same weights to rounding. A training
-    whose draft has a checkpoint goes on where that was saved, and ends in the same weights.
+    Multi-layer perceptrons of one shape (or classifiers with such a part for their logits) whose trainings differ in
+    data, teacher and seed only, on parts of equal length, are trained side by side; all others one by one. Both ways
+    give the same weights to rounding. A training whose draft has a checkpoint goes on where that was saved, and ends in
+    the same weights.
     """
     trainings = [draft.training for draft in drafts if draft.training is not None]
     if len(trainings) == len(drafts) > 1 and len({_kin(draft, parts) for draft in drafts}) == 1:
@@ -253,26 +257,27 @@ def _fit_side_by_side(
     """As `_fit_one` for B drafts at once: every tensor has a further, first axis of B models."""
     data = [parts[training.data] for training in trainings]
     x, y = torch.stack([part.x for part in data]), torch.stack([part.y for part in data])
-    taught = None
-    if any(draft.teacher is not None for draft in drafts):  # where there is no teacher, the labels teach
-        pairs = zip(drafts, data, strict=True)
-        taught = torch.stack([p.y if d.teacher is None else _answers(d.teacher, p, objective) for d, p in pairs])
-        y = objective.labelled(taught) if drafts[0].unlabelled else y
-        taught = taught if drafts[0].soft else None
-    weights = stack_parameters([draft.model for draft in drafts])
-    learnt = {name: weights[name].requires_grad_(True) for name in drafts[0].trainable}
-    models = torch.arange(len(drafts))[:, None]
+    pairs = zip(drafts, data, strict=True)
+    answers = [_answers(draft.teacher, part, objective) for draft, part in pairs if draft.teacher is not None]
+    taught = torch.stack(answers) if answers else None
+    y = objective.labelled(taught) if drafts[0].unlabelled and taught is not None else y
+    taught = taught if drafts[0].soft else None
+    names, models = zip(*(_learner(draft.model) for draft in drafts), strict=True)
+    prefix = names[0]
+    weights = stack_parameters(models)
+    learnt = {name: weights[name.removeprefix(prefix)].requires_grad_(True) for name in drafts[0].trainable}
+    rows = torch.arange(len(drafts))[:, None]
     epochs = (
-        (x[models, order], y[models, order], None if taught is None else taught[models, order])
+        (x[rows, order], y[rows, order], None if taught is None else taught[rows, order])
         for order in map(torch.stack, zip(*(_orders(each, x.shape[1]) for each in trainings), strict=True))
     )
-    forward = partial(batched_mlp, drafts[0].model, weights)
+    forward = partial(batched_mlp, models[0], weights)
     masks = nonzero_masks({name: learnt[name] for name in drafts[0].sparse})
     for done in _descend(forward, learnt, masks, {}, epochs, trainings[0], objective, drafts[0].checkpoint, axis=1):
         for index, draft in enumerate(drafts):
-            draft.keep(done, unstacked(weights, index))
-    for index, draft in enumerate(drafts):
-        draft.model.load_state_dict(unstacked(weights, index))
+            draft.keep(done, {prefix + name: tensor for name, tensor in unstacked(weights, index).items()})
+    for index, model in enumerate(models):
+        model.load_state_dict(unstacked(weights, index))
 
 
 def _descend(
@@ -368,10 +373,17 @@ def _answers(teacher: nn.Module, part: Part, objective: Objective) -> Tensor:
 
 def _kin(draft: Draft, parts: Mapping[str, Part]) -> tuple[object, ...]:
     """What drafts must share to be trained side by side; unlike any other where the model is no perceptron."""
-    training, model = draft.training, draft.model
+    training, (_, model) = draft.training, _learner(draft.model)
     if training is None or not stackable(model):
         return (id(draft),)
     shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
     rows = len(parts[training.data].x)
     settings = {**asdict(training), "data": rows, "seed": 0}
-    return (str(model), shapes, draft.trainable, draft.sparse, draft.unlabelled, draft.soft, *settings.values())
+    taught = (draft.teacher is None, draft.unlabelled, draft.soft)
+    return (str(model), shapes, draft.trainable, draft.sparse, *taught, *settings.values())
+
+
+def _learner(model: nn.Module) -> tuple[str, nn.Module]:
+    """The part of a model whose outputs the losses see, and what its parameters' names begin with."""
+    name = getattr(model, "logits_of", "")
+    return f"{name}." if name else "", model.get_submodule(name)

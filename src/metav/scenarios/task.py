@@ -169,7 +169,8 @@ class Task:
         with seeded(0):
             made = {name: make() for name, make in self.architectures.items()}
         unresettable = first_unresettable(self.target)
-        side_by_side = self.fit is None and kind == "regression" and all(map(stackable, (self.target, *made.values())))
+        usable = kind == "regression" or (kind == "probabilities" and self.logits)
+        side_by_side = self.fit is None and usable and all(map(stackable, (self.target, *made.values())))
         if kind == "images":
             usual = partial(adversarial.fit, codes=adversarial.given)
         else:

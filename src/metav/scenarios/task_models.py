@@ -27,6 +27,7 @@ class Classifier(nn.Module):
     def __init__(self, net: nn.Module, *, gives_logits: bool) -> None:
         super().__init__()
         self.net, self.gives_logits = net, gives_logits
+        self.logits_of = "net" if gives_logits else ""
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, classes), or logarithms of probabilities, which are logits too."""
