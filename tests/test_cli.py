@@ -267,6 +267,7 @@ BAD = {
     "bench warfarin --profile smoke --zoo /proc/none": (1, "choose another with --zoo or METAV_HOME."),
     "fingerprint warfarin": (2, "--out"),
     "fingerprint warfarin --out /proc/none/x": (1, "choose another with --out."),
+    f"fingerprint warfarin --out {'long' * 60}.safetensors": (1, "expected a file that can be written, got 'longlong"),
     "fingerprint warfarin --out .": (2, "expected a file for --out"),
     "inspect /none": (1, "expected a file at '/none'"),
     "inspect pyproject.toml": (1, "truncated or foreign"),

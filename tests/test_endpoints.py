@@ -77,6 +77,7 @@ def test_a_server_that_is_silent_or_gone_may_be_asked_again(httpserver):
         ("http://host/v2/models/m", {"classes": (1, 1, 2)}, "each place once"),
         ("http://host/v2/models/m", {"attempts": 0}, "--attempts of at least 1"),
         ("http://host/v2/models/m", {"box": (1.0, 0.0)}, "LOW below HIGH"),
+        ("http://host/v2/models/m", {"box": (0.0, 1.0, 3.0)}, "expected --box LOW HIGH"),
         ("http://host/v2/models/m", {"box": (0.0, math.inf)}, "finite, with LOW below HIGH"),
         ("http://host/v2/models/m", {"rate": math.nan}, r"--rate of 0, or from 0.0001 to 1e\+06"),
         ("http://host/v2/models/m", {"rate": 1e-300}, "--rate of 0, or from 0.0001"),

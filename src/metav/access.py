@@ -75,7 +75,7 @@ class Access:
             )
         if sorted(self.classes) != list(range(len(self.classes))):
             raise UsageError(f"expected --classes with each place once, from 0 on, got {self.classes}: name all.")
-        if self.box is not None and not -inf < self.box[0] < self.box[1] < inf:
+        if self.box is not None and not (len(self.box) == 2 and -inf < self.box[0] < self.box[1] < inf):
             raise UsageError(
                 f"expected --box LOW HIGH, finite, with LOW below HIGH, got {self.box}: give other numbers."
             )

@@ -31,7 +31,7 @@ from metav.errors import (
     brief,
 )
 from metav.fingerprint import Fingerprint
-from metav.storage import canonical_json, make_folder
+from metav.storage import canonical_json, make_folder, make_place
 from metav.verification import Verdict, verify
 
 REPEAT = 3  # queries asked a second time: three answers that stay the same are no chance
@@ -197,7 +197,7 @@ def judge_all(
 @contextmanager
 def _opened(out: Path, campaign: str) -> Iterator[tuple[dict[str, dict[str, str]], TextIO]]:
     """What an earlier run has finished, and its file, open at the end of its last whole line; for one run alone."""
-    make_folder(out.parent, "--out")
+    make_place(out, "--out")
     with ExitStack() as stack:
         try:
             stack.enter_context(FileLock(out.with_name(f".{out.name}.lock"), timeout=0))

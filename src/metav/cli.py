@@ -170,7 +170,7 @@ def fingerprint(
     from metav import benchmark, flaws, schemes
     from metav.paper import VARIANT
     from metav.schemes.base import check_queries
-    from metav.storage import make_folder
+    from metav.storage import make_place
 
     check_queries(queries)
     schemes.get(scheme)
@@ -182,7 +182,7 @@ def fingerprint(
     zoo = which.open(scenario, snapshots=snapshots, cohort=cohort)
     benchmark.require(zoo, scheme)
     zoo.prepare()
-    make_folder(out.parent, "--out")
+    make_place(out, "--out")
     fill(zoo, jobs)
     if scheme == "metav" and (spec := zoo.scenario.spec).output == "probabilities" and len(spec.input_shape) == 3:
         better = f"--scheme '{VARIANT['skin']}'"

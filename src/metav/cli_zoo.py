@@ -50,7 +50,7 @@ def list_(
 ) -> int:
     """Show each suspect: lineage, size, seconds of training, quality and agreement with the target."""
     from metav import listing, sheets
-    from metav.storage import make_folder
+    from metav.storage import make_place
 
     if out is not None:
         a_file(out, "zoo.json")
@@ -68,7 +68,7 @@ def list_(
         table.add_row(row["family"], row["truly"], size, seconds, *figures, row["lineage"])
     output().print(table)
     if out is not None:
-        make_folder(out.parent, "--out")
+        make_place(out, "--out")
         listing.write(zoo, rows, out, command_line())
         sheet = sheets.write(zoo, rows, out.with_suffix(".png"))
         output().print(f"Written: {out}, {sheet}.", soft_wrap=True)
@@ -100,12 +100,12 @@ def export(
 ) -> int:
     """Write a whole zoo into one archive, after checking its digests."""
     from metav import archive
-    from metav.storage import make_folder
+    from metav.storage import make_place
 
     a_file(out, "zoo.tar")
     zoo = which.opened(scenario)
     zoo.check_settings()
-    make_folder(out.parent, "--out")
+    make_place(out, "--out")
     with progress_bar(f"exporting {scenario}", len(zoo.everything())) as progress:
         archive.export(zoo, out, progress)
     output().print(f"{out}: {len(zoo.everything())} models.", soft_wrap=True)

@@ -72,6 +72,31 @@ def make_folder(path: Path, option: str = "METAV_HOME") -> Path:
     return path
 
 
+def make_place(path: Path, option: str) -> None:
+    """Create the folder of the file `path`, which `option` chooses, and check that the file can be written there.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be made or not be written to, or can have no file of that name.
+    """
+    make_folder(path.parent, option)
+    probe = _temporary(path)
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        shown = f"{path.name[:40]}..." if len(path.name) > 40 else path.name
+        raise StorageError(
+            f"expected a file that can be written, got {shown!r} ({error.strerror}): choose another name with {option}."
+        ) from error
+
+
+def _temporary(path: Path) -> Path:
+    """Where a file is written before it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which becomes `path` at the end: a reader sees the old file or the new one, never a part.
@@ -83,7 +108,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if not path.name:
         raise StorageError(f"expected a file to write, got the folder {str(path)!r}: add a name.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _temporary(path)
     try:
         yield temporary
         temporary.replace(path)
