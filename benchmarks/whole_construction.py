@@ -4,7 +4,7 @@
 
 Both construct from the same half of the zoo and are tested on the other, one after the other in one process on one
 thread. Plain means torchvision's layers, weights that ask for gradients, one torch.optim.Adam and `backward`. Seconds
-include loading the suspects. By default the schemes are the literal `metav` and its faster variant of the scenario.
+include loading the suspects. By default the schemes are the literal `metav` and its variant of the scenario.
 """
 
 from __future__ import annotations

@@ -69,10 +69,32 @@ def other(seed: int, kind: type[nn.Module], last: type[nn.Linear], norm=lambda l
         return kind(nn.Linear(5, 7), nn.ReLU(), norm(last(7, 2)))
 
 
+def tied(seed: int) -> nn.Module:
+    with seeded(seed):
+        model = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5))
+    model[2].weight = model[0].weight
+    return model
+
+
+def counted(seed: int) -> nn.Module:
+    model = perceptron(seed, nn.ReLU)
+    model.register_buffer("version", torch.ones(1))
+    return model
+
+
+def hooked(seed: int) -> nn.Module:
+    model = perceptron(seed, nn.ReLU)
+    model[0].register_forward_pre_hook(lambda _, given: (5 * given[0],))
+    return model
+
+
 @pytest.mark.parametrize(
     "make",
     [
         shared,
+        tied,
+        counted,
+        hooked,
         partial(other, kind=Doubled, last=nn.Linear),
         partial(other, kind=nn.Sequential, last=Bent),
         partial(other, kind=nn.Sequential, last=nn.Linear, norm=weight_norm),

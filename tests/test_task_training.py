@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from metav import Ensemble, Part, flaws
+from metav import Ensemble, Part, flaws, training
 from metav.building import build_group
 from metav.errors import MetavError, UsageError
 from metav.scenarios.quality import error
@@ -242,18 +243,60 @@ def test_a_target_whose_architecture_is_listed_is_not_said_to_lack_new_models():
     assert "no new models" not in task(target=Fixed(), architectures={"mine": Fixed}).scenario().data
 
 
-def test_classifiers_that_are_perceptrons_learn_side_by_side_and_end_as_one_by_one(tmp_path):
-    scenario = task(tuning=2, epochs=3, students=3, independents=4).scenario()
-    assert scenario.group == 16
-    together, alone = Zoo(scenario, tmp_path / "together"), Zoo(replace(scenario, group=1), tmp_path / "alone")
-    for zoo in (together, alone):
+def test_classifiers_that_are_perceptrons_learn_side_by_side_and_end_as_one_by_one(tmp_path, monkeypatch):
+    scenario = task(tuning=2, epochs=3, students=3, independents=4, teachers=3).scenario()
+    together = Zoo(scenario, tmp_path / "together", cohort=True)
+    alone = Zoo(replace(scenario, group=1), tmp_path / "alone", cohort=True)
+    sizes, usual_way = [], training._fit_side_by_side
+    monkeypatch.setattr(training, "_fit_side_by_side", lambda *given: (sizes.append(len(given[0])), usual_way(*given)))
+    for zoo in (alone, together):
+        assert not sizes
         zoo.build(jobs=1)
-    assert max(len(group) for level in together.plan() for group in level) > 2
+    assert max(sizes) == 4
     for lineage in together.lineages():
         other = alone.load(lineage).state_dict()
         for name, value in together.load(lineage).state_dict().items():
             torch.testing.assert_close(value, other[name], atol=2e-5, rtol=1e-4)
 
 
-def test_classifiers_that_answer_with_probabilities_learn_one_by_one():
-    assert task(logits=False, target=nn.Sequential(network(), nn.Softmax(-1)), architectures={}).scenario().group == 1
+def two_axes(rows: int, seed: int) -> Part:
+    x = part(rows, seed).x[:, None].expand(rows, 4, 3).contiguous()
+    return Part(x=x, y=x[..., :2].contiguous())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target": nn.Sequential(network(), nn.Softmax(-1)), "logits": False},
+        {"public": part(2**20, seed=1)},  # of which copies would take gigabytes
+        {
+            "spec": replace(REGRESSION, input_shape=(4, 3), output_shape=(4, 2)),
+            **{name: two_axes(40, seed) for seed, name in enumerate(("own", "public", "test"))},
+        },
+    ],
+    ids=["probabilities", "much data", "two axes"],
+)
+def test_what_cannot_learn_side_by_side_learns_one_by_one(changes, tmp_path):
+    mine = task(**changes)
+    assert mine.scenario().group == 1
+    if "public" not in changes or "spec" in changes:
+        assert built(mine, tmp_path).has("target")
+
+
+def test_losses_that_see_something_else_than_logits_see_it_of_models_that_learn_together_too():
+    def brier(answers, classes):
+        return (answers - nn.functional.one_hot(classes, 2)).square().sum(-1)
+
+    objective = training.Objective(loss=brier, imitation=partial(training.anneal, brier))
+    zoo = Zoo(task(students=0).scenario())
+    lineages = [f"same(own,2ep,lr=0.01,batch=8,seed={seed})" for seed in range(3)]
+
+    def drafts():
+        return [zoo.scenario.lineage(text).step.draft(None, zoo.scenario.fresh) for text in lineages]
+
+    together, alone = drafts(), drafts()
+    usual(together, zoo.scenario.parts, objective)
+    for left, right in zip(together, alone, strict=True):
+        usual([right], zoo.scenario.parts, objective)
+        for value, other in zip(left.model.parameters(), right.model.parameters(), strict=True):
+            torch.testing.assert_close(value, other)

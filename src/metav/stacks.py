@@ -38,10 +38,16 @@ def in_batches(model: Callable[[Tensor], Tensor], x: Tensor, size: int = IMAGES)
 
 
 def stackable(model: nn.Module) -> bool:
-    """Whether a model is a multi-layer perceptron that `batched_mlp` can compute, each of its modules used once."""
+    """Whether a model is a multi-layer perceptron that `batched_mlp` can compute: each module and weight used once."""
     if type(model) is not nn.Sequential or len(model) > len(list(model.children())):
         return False
-    return all(type(each) in ACTIVATIONS or _plain(each) for each in model)
+    names = [name for name, _ in model.named_parameters()]  # without the second names of shared weights
+    hooked = any(each._forward_hooks or each._forward_pre_hooks for each in model.modules())
+    return (
+        not hooked
+        and names == list(model.state_dict())
+        and all(type(each) in ACTIVATIONS or _plain(each) for each in model)
+    )
 
 
 def _plain(layer: nn.Module) -> bool:

@@ -160,7 +160,7 @@ def fit(drafts: Sequence[Draft], parts: Mapping[str, Part], objective: Objective
     the same weights.
     """
     trainings = [draft.training for draft in drafts if draft.training is not None]
-    if len(trainings) == len(drafts) > 1 and len({_kin(draft, parts) for draft in drafts}) == 1:
+    if len(trainings) == len(drafts) > 1 and len({_kin(draft, parts, objective) for draft in drafts}) == 1:
         _fit_side_by_side(drafts, trainings, parts, objective)
     else:
         for draft in drafts:
@@ -262,7 +262,7 @@ def _fit_side_by_side(
     taught = torch.stack(answers) if answers else None
     y = objective.labelled(taught) if drafts[0].unlabelled and taught is not None else y
     taught = taught if drafts[0].soft else None
-    names, models = zip(*(_learner(draft.model) for draft in drafts), strict=True)
+    names, models = zip(*(_learner(draft.model, objective) for draft in drafts), strict=True)
     prefix = names[0]
     weights = stack_parameters(models)
     learnt = {name: weights[name.removeprefix(prefix)].requires_grad_(True) for name in drafts[0].trainable}
@@ -371,10 +371,11 @@ def _answers(teacher: nn.Module, part: Part, objective: Objective) -> Tensor:
         return in_batches(partial(objective.outputs, teacher), part.x, ANSWERED_AT_ONCE)
 
 
-def _kin(draft: Draft, parts: Mapping[str, Part]) -> tuple[object, ...]:
+def _kin(draft: Draft, parts: Mapping[str, Part], objective: Objective) -> tuple[object, ...]:
     """What drafts must share to be trained side by side; unlike any other where the model is no perceptron."""
-    training, (_, model) = draft.training, _learner(draft.model)
-    if training is None or not stackable(model):
+    training, (_, model) = draft.training, _learner(draft.model, objective)
+    usual = objective.outputs in (direct, logits)  # which `batched_mlp` gives
+    if training is None or not usual or not stackable(model) or parts[training.data].x.dim() != 2:
         return (id(draft),)
     shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
     rows = len(parts[training.data].x)
@@ -383,7 +384,7 @@ def _kin(draft: Draft, parts: Mapping[str, Part]) -> tuple[object, ...]:
     return (str(model), shapes, draft.trainable, draft.sparse, *taught, *settings.values())
 
 
-def _learner(model: nn.Module) -> tuple[str, nn.Module]:
-    """The part of a model whose outputs the losses see, and what its parameters' names begin with."""
-    name = getattr(model, "logits_of", "")
+def _learner(model: nn.Module, objective: Objective) -> tuple[str, nn.Module]:
+    """What a model's parameters' names begin with, and the part of it whose outputs the losses see."""
+    name = getattr(model, "logits_of", "") if objective.outputs is logits else ""
     return f"{name}." if name else "", model.get_submodule(name)

@@ -44,9 +44,10 @@ from metav.suspects.finetuning import last_layers
 from metav.training import CLASSIFICATION, Objective, Part, anneal, scaled_error, spread, squared_error
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-LIBRARIES = ("torch", "torchvision", "onnx2torch")  # whose sources are not the user's
+LIBRARIES = ("torch", "torchvision", "onnx2torch", "metav")  # whose sources are not the user's
 WP_RATIOS, FP_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.125, 0.25, 0.375, 0.5)
 SMOKE = 256  # examples of each part at most in the profile smoke
+STACKED = 2**21  # values of a part's inputs at most, of which each model that trains side by side has copies
 SOME, GLANCE = 8, 64  # examples that show whether a model answers as it should; how a classifier does
 METHOD = {
     "probabilities": "Adam, slanted learning rate, cross-entropy, students with temperature",
@@ -170,7 +171,8 @@ class Task:
             made = {name: make() for name, make in self.architectures.items()}
         unresettable = first_unresettable(self.target)
         usable = kind == "regression" or (kind == "probabilities" and self.logits)
-        side_by_side = self.fit is None and usable and all(map(stackable, (self.target, *made.values())))
+        usable &= self.fit is None and all(part.x.dim() == 2 and part.x.numel() <= STACKED for part in parts.values())
+        side_by_side = usable and all(map(stackable, (self.target, *made.values())))
         if kind == "images":
             usual = partial(adversarial.fit, codes=adversarial.given)
         else:
