@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -104,6 +105,12 @@ def test_a_missing_file_and_a_folder_in_the_way(tmp_path):
     for path in (tmp_path / "taken" / "file", tmp_path / ("long" * 99)):
         with pytest.raises(StorageError, match="expected to write"):
             write_atomic(path, b"")
+
+
+def test_threads_may_make_one_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(make_folder, [tmp_path / "one"] * 2000))
+    assert set(made) == {tmp_path / "one"}
 
 
 def test_the_cache_folder(monkeypatch):

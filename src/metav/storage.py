@@ -63,7 +63,7 @@ def make_folder(path: Path, option: str = "METAV_HOME") -> Path:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".write-{os.getpid()}"
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another thread may have been here
     except OSError as error:
         raise StorageError(
             f"expected a folder that can be written to, got {str(path)!r} ({error.strerror}): choose another with "
@@ -84,7 +84,7 @@ def make_place(path: Path, option: str) -> None:
     probe = _temporary(path)
     try:
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         shown = f"{path.name[:40]}..." if len(path.name) > 40 else path.name
         raise StorageError(
