@@ -125,6 +125,30 @@ def test_what_schemes_reach_on_skin_is_what_the_committed_results_say():
     assert all(" | ".join(with_interval(row[key]) for row in earlier) in page for key in METRICS)
 
 
+def test_skins_second_target_is_what_the_committed_results_say():
+    text, skin = prose("docs/cohort.md"), prose("docs/skin.md")
+    for target, folder in enumerate(("paper/skin", "skin-rebuilt")):
+        rows = rows_of(folder)
+        for title in (paper.VARIANT["skin"], "cohort"):
+            row = rows[title]
+            cells = [with_interval(row[key]) for key in ("aruc", "auc", "robustness_at_full_uniqueness")]
+            cells += [f"{with_interval(row[key], 1)} of 35" for key in ("false_accusations", "missed")]
+            assert f"| {target} | `{title}` | {' | '.join(cells)} |" in text
+    for row in rows.values():
+        assert f"{with_interval(row['aruc'])}" in skin
+        assert row["false_accusations"]["mean"] == 0
+        assert row["command"] in text
+        assert row["command"] in skin
+    scores = pd.read_csv(ROOT / "results" / "skin-rebuilt" / "scores.csv")
+    missed = scores[scores.positive & ~scores.derived]
+    ours, metavs = (missed[(missed.scheme == "cohort") == side] for side in (True, False))
+    useless = ours.accuracy < 0.67
+    assert f"misses {len(ours)} of 175: {useless.sum()} of models that are no better" in text
+    assert f"alone, and {(~useless).sum()} of models whose pruned filters were tuned for an epoch" in text
+    assert ours[~useless].lineage.str.contains(r">fp\(.*>ftal\(").all()
+    assert (len(metavs), set(metavs.family)) == (4, {"Distillation S"})
+
+
 def test_how_skin_is_learnt_is_what_the_committed_curves_say():
     text = prose("docs/skin.md")
     found = json.loads((ROOT / "results" / "paper" / "skin-learning" / "curves.json").read_text())["curves"]
