@@ -273,6 +273,12 @@ def test_what_is_harder_is_what_the_committed_results_say():
     cut = "falls from {} to {} with 2 digits, {} with the top 3 and {} with the label alone"
     views = (None, "2 digits", "top 3", "label")
     assert cut.format(*(found["cohort", view] for view in views)) in text
+    rows = json.loads((ROOT / "results" / "skin-api-rebuilt" / "results.json").read_text())
+    found = {(row["scheme"].split("(")[0], row["view"]): f"{row['aruc']['mean']:.3f}" for row in rows}
+    assert f"ARUC is {found['metav', 'label']} with the label alone instead of {found['metav', None]}" in text
+    cut = "falls from {} to {}, {} and {}, while it accuses nobody"
+    assert cut.format(*(found["cohort", view] for view in views)) in text
+    assert not any(row["false_accusations"]["mean"] for row in rows if row["scheme"] == "cohort")
 
 
 def test_the_price_of_valid_queries_is_what_the_committed_results_say():
