@@ -61,9 +61,7 @@ def make_folder(path: Path, option: str = "METAV_HOME") -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink(missing_ok=True)  # another thread may have been here
+        _probe(path / f".write-{os.getpid()}")
     except OSError as error:
         raise StorageError(
             f"expected a folder that can be written to, got {str(path)!r} ({error.strerror}): choose another with "
@@ -81,15 +79,19 @@ def make_place(path: Path, option: str) -> None:
         The folder cannot be made or not be written to, or can have no file of that name.
     """
     make_folder(path.parent, option)
-    probe = _temporary(path)
     try:
-        probe.write_bytes(b"")
-        probe.unlink(missing_ok=True)
+        _probe(_temporary(path))
     except OSError as error:
         shown = f"{path.name[:40]}..." if len(path.name) > 40 else path.name
         raise StorageError(
             f"expected a file that can be written, got {shown!r} ({error.strerror}): choose another name with {option}."
         ) from error
+
+
+def _probe(path: Path) -> None:
+    """Write an empty file, and remove it; another thread may do so at the same time."""
+    path.write_bytes(b"")
+    path.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:

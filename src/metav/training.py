@@ -275,7 +275,8 @@ def _fit_side_by_side(
     masks = nonzero_masks({name: learnt[name] for name in drafts[0].sparse})
     for done in _descend(forward, learnt, masks, {}, epochs, trainings[0], objective, drafts[0].checkpoint, axis=1):
         for index, draft in enumerate(drafts):
-            draft.keep(done, {prefix + name: tensor for name, tensor in unstacked(weights, index).items()})
+            if done in draft.snapshots:
+                draft.keep(done, {prefix + name: tensor for name, tensor in unstacked(weights, index).items()})
     for index, model in enumerate(models):
         model.load_state_dict(unstacked(weights, index))
 
