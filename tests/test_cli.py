@@ -145,6 +145,10 @@ def test_a_fingerprint_that_misses_its_own_target_says_so(smoke_zoo, tmp_path, c
         (["verify", "a", "b", "c"], "expected no more words, got 'c': see metav verify --help."),
         (["bench", "warfarin", "--repeat", "3"], "See metav bench --help."),
         (["nothing"], "See metav --help."),
+        (["zoo", "build", "warfarin", "--zoo", ""], "expected a value after --zoo, got an empty one: give one, or"),
+        (["bench", "warfarin", "--out="], "expected a value after --out, got an empty one: give one, or leave it out."),
+        (["bench", ""], "expected a value after bench, got an empty one"),
+        ([""], "expected a value after metav, got an empty one"),
     ],
 )
 def test_what_the_parser_refuses_is_one_sentence_with_the_command_s_help(arguments, said, capsys):

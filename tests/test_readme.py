@@ -18,6 +18,7 @@ from metav import paper, schemes, training
 from metav.errors import UsageError
 from metav.paper import page, plots
 from metav.results import METRICS, summary, with_interval
+from metav.stacks import ACTIVATIONS
 from metav.zoo import Zoo
 from own_task import task
 
@@ -337,3 +338,18 @@ def test_the_table_of_skins_zoo_is_that_of_its_listing():
         row = f"| {family} | {len(group)} | {accuracy} | {group.agreement.mean():.3f} | {group.seconds.mean():.0f} |"
         assert row in text
     assert f"together took {models.seconds.sum() / 120:.0f} minutes" in text
+
+
+def test_the_activations_that_train_side_by_side_are_those_of_the_code():
+    said = re.search(r"biases and activations \((.*?)\)", prose("docs/own-model.md"))
+    assert said is not None
+    assert said[1] == ", ".join(f"`{each.__name__}`" for each in ACTIVATIONS)
+
+
+def test_how_far_warfarins_suspects_agree_is_what_their_listing_says():
+    listed = pd.DataFrame(json.loads((ROOT / "results" / "zoo" / "warfarin.json").read_text())["models"])
+    means = listed.groupby("family").agreement.mean()
+    said = re.search(r"on average (.*?), (.*?) and (.*?)\).*\((.*?), (.*?) and (.*?)\):", prose("docs/warfarin.md"))
+    assert said is not None
+    families = [f"{kind} {size}" for kind in ("Distillation", "Independent") for size in "SML"]
+    assert list(said.groups()) == [f"{means[family]:.2f}" for family in families]

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # no verdict is lost to a letter that a terminal lacks
     try:
+        _refuse_empty(command_words)
         code = app(command_words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         complain(_wrong_usage(error))
@@ -278,6 +280,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if data is not None:
             os.environ["METAV_DATA"] = data
     return code if isinstance(code, int) else 0
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Refuse an empty word, as a shell makes of a variable that is not set: as a path it would be the current folder.
+
+    Raises
+    ------
+    UsageError
+        A word is empty, or an option's value after =.
+    """
+    for before, word in pairwise(["metav", *words]):
+        option, equals, value = word.partition("=")
+        if not word or (option.startswith("--") and equals and not value):
+            raise UsageError(f"expected a value after {option or before}, got an empty one: give one, or leave it out.")
 
 
 def _wrong_usage(error: CycloptsError) -> str:

@@ -173,6 +173,6 @@ def at_least_one(name: str, value: int) -> None:
 
 
 def a_file(out: Path, example: str, option: str = "--out") -> None:
-    """Refuse a folder where a file is to be written; an empty path is the one that the command is run in."""
+    """Refuse a folder where a file is to be written."""
     if out.is_dir():
         raise UsageError(f"expected a file for {option}, got the folder {str(out)!r}: add a name, e.g. {example}.")

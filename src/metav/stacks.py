@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 # value by value, so that a stack of models needs no other code for them
-ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.SiLU, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Sigmoid)
+ACTIVATIONS = (
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.SiLU, nn.GELU, nn.Softplus),
+    *(nn.Sigmoid, nn.Tanh, nn.Softsign, nn.Hardtanh),
+)
 IMAGES = 256  # at once: what a cache holds
 AT_ONCE = 16_384  # answers, so that hidden values take little memory
 
