@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import signal
 import subprocess
@@ -60,6 +61,18 @@ def test_a_list_is_judged_resumed_and_counted(file, tmp_path, capsys):
         str(tmp_path / "gone.onnx"): "could not complete",
     }
     assert len(list((tmp_path / "books").glob("*.jsonl"))) == 3
+
+
+def test_a_full_disk_is_said_with_the_file_of_the_verdicts(file, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "list.csv").write_text("suspect\ngone.onnx\n")
+    monkeypatch.setattr(csv.DictWriter, "writerow", full)
+    command = ["verify", file, "--suspects", str(tmp_path / "list.csv"), "--out", str(tmp_path / "v.csv")]
+    assert main(command) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"expected to write {str(tmp_path / 'v.csv')!r}, got 'No space left on device': make room, and run" in said
 
 
 def test_a_list_that_was_killed_goes_on(file, tmp_path, capsys):

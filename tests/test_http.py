@@ -192,8 +192,9 @@ def nested(depth: int) -> list[Any]:
     ("answers", "words"),
     [
         ({"predictions": 0.3}, r"expected 2 answers from .*, got an answer of shape \(\)"),
-        ({"predictions": [[1, 2], [3]]}, "expected numbers at 'predictions'"),
-        ({"predictions": ["a", "b"]}, "expected numbers at 'predictions'"),
+        ({"predictions": [[1, 2], [3]]}, "expected numbers at 'predictions' .*: have them written as numbers, as many"),
+        ({"predictions": ["a", "b"]}, "expected numbers at 'predictions' .*, and labels as numbers from 0 on"),
+        ({"predictions": {"a": [1]}}, "expected numbers at 'predictions' .*: set --answer to where they are"),
         ({"error": "key s3cr3t-value"}, r"got .*\[secret\].*set --answer"),
         ({"predictions": [{"a": 1, "b": 2}, {"a": 1, "c": 2}]}, "expected numbers at 'predictions'"),
         ({"predictions": nested(900)}, "expected numbers at 'predictions' .*, got "),
@@ -257,6 +258,14 @@ def test_headers_of_a_request_may_be_others_than_those_of_plain_json(httpserver)
             server.post({})
     assert [each["Accept"] for each in seen] == ["application/json", "application/vnd.own+json"]
     assert [each["Content-Type"] for each in seen] == ["application/json", "application/json; format=split"]
+
+
+@pytest.mark.parametrize("wish", ["0", "-3", "nan", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_who_asks_for_no_wait_is_left_alone_for_longer_each_time_all_the_same(httpserver, wish):
+    with pytest.raises(EndpointError, match="status 429") as caught:
+        answered(httpserver, Response("slow down", 429, {"retry-after": wish}))
+    assert caught.value.passing
+    assert caught.value.after is None
 
 
 def test_a_date_without_a_zone_is_one_of_utc(httpserver):

@@ -92,7 +92,7 @@ def test_without_a_suspect_the_ledger_is_judged(file, tmp_path, capsys):
         (["a.onnx", "--rate", "2", "--timeout", "5"], 2, "expected a URL beside --rate and --timeout, got 'a.onnx'"),
         (["--suspects", "gone.csv"], 2, "expected a CSV file for --suspects"),
         (["--suspects", "/dev/null"], 2, "save the list as a file first"),
-        (["--suspects", "gone.csv", "--jobs", "0"], 2, "--jobs of at least 1"),
+        (["--suspects", "gone.csv", "--jobs", "0"], 2, "--jobs from 1 to 1000000"),
         (["http://h/v2/models/m", "--header", "Authorization"], 2, "expected --header NAME=VARIABLE"),
         (["--ledger", "gone.jsonl"], 1, "name the suspect to ask it"),
         (

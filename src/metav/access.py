@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -13,7 +12,9 @@ from metav.errors import UsageError
 BATCH, QUERY = "$batch", "$query"  # in a request: where all queries go, or a single one
 SLOWEST, FASTEST = 1e-4, 1e6  # queries a second
 LONGEST = 1e6  # seconds until a request is given up
-_SEVERAL = Parameter(negative="", consume_multiple=True)
+LARGEST = 1_000_000  # queries at a time
+FLOAT32 = 3.4e38  # the largest value of an input, about
+_SEVERAL = Parameter(negative="", consume_multiple=1)
 
 
 @Parameter(name="*")
@@ -57,17 +58,17 @@ class Access:
     output: str = ""
     classes: Annotated[tuple[int, ...], _SEVERAL] = ()
     box: Annotated[tuple[float, float] | None, _SEVERAL] = None
-    channels_last: Annotated[bool, _SEVERAL] = False
+    channels_last: Annotated[bool, Parameter(negative="")] = False
 
     def __post_init__(self) -> None:
         for name, holds, wanted in (
-            ("batch", self.batch >= 0, "of at least 0"),
+            ("batch", 0 <= self.batch <= LARGEST, f"from 0 to {LARGEST}"),
             ("attempts", self.attempts >= 1, "of at least 1"),
             ("rate", self.rate == 0 or SLOWEST <= self.rate <= FASTEST, f"of 0, or from {SLOWEST:g} to {FASTEST:g}"),
             ("timeout", 0 < self.timeout <= LONGEST, f"above 0 and of at most {LONGEST:g}"),
         ):
             if not holds:
-                raise UsageError(f"expected --{name} {wanted}, got {getattr(self, name):g}: give another number.")
+                raise UsageError(f"expected --{name} {wanted}, got {getattr(self, name)}: give another number.")
         if f'"{QUERY}"' in self.request and self.batch > 1:
             raise UsageError(
                 f'expected no --batch beside a request for a single "{QUERY}", got {self.batch}: leave it out, or '
@@ -75,9 +76,9 @@ class Access:
             )
         if sorted(self.classes) != list(range(len(self.classes))):
             raise UsageError(f"expected --classes with each place once, from 0 on, got {self.classes}: name all.")
-        if self.box is not None and not (len(self.box) == 2 and -inf < self.box[0] < self.box[1] < inf):
+        if self.box is not None and not (len(self.box) == 2 and -FLOAT32 <= self.box[0] < self.box[1] <= FLOAT32):
             raise UsageError(
-                f"expected --box LOW HIGH, finite, with LOW below HIGH, got {self.box}: give other numbers."
+                f"expected --box LOW HIGH, of float32, with LOW below HIGH, got {self.box}: give other numbers."
             )
 
     def remarks(self) -> tuple[str, ...]:

@@ -107,10 +107,14 @@ def _probabilities(values: Tensor, classes: int) -> tuple[Tensor, list[str]]:
     flat = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
     if flat.shape[1] == 1 and classes > 1:
         labels = flat[:, 0].round().long()
-        if (labels != flat[:, 0]).any() or labels.min() < 0 or labels.max() >= classes:
+        whole = (labels == flat[:, 0]).all()
+        if not whole or labels.min() < 0 or labels.max() >= classes:
+            step = "check that the suspect does the target's task"
+            if whole and labels.min() >= 1 and labels.max() == classes:
+                step = "if its classes are numbered from 1, take 1 off on their way"
             raise SuspectError(
                 f"expected {classes} probabilities or a class from 0 to {classes - 1} a query, got one number in "
-                f"[{flat.min():g}, {flat.max():g}]: check that the suspect does the target's task."
+                f"[{flat.min():g}, {flat.max():g}]: {step}."
             )
         return one_hot(labels, classes).double(), ["labels only: each was taken as a probability of 1"]
     if flat.shape[1] != classes:

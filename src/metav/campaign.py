@@ -6,7 +6,7 @@ import csv
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import SEEK_END, StringIO
 from itertools import islice
@@ -25,13 +25,12 @@ from metav.errors import (
     MetavError,
     OrderError,
     SettingsError,
-    StorageError,
     SuspectError,
     UsageError,
     brief,
 )
 from metav.fingerprint import Fingerprint
-from metav.storage import canonical_json, make_folder, make_place
+from metav.storage import canonical_json, make_folder, make_place, unwritten
 from metav.verification import Verdict, verify
 
 REPEAT = 3  # queries asked a second time: three answers that stay the same are no chance
@@ -149,8 +148,9 @@ def judge_all(
     with _opened(out, campaign) as (done, file):
         writer = csv.DictWriter(file, FIELDS)
         if not file.tell():
-            writer.writeheader()
-            file.flush()
+            with _writing(out):
+                writer.writeheader()
+                file.flush()
 
         def one(suspect: str) -> Outcome:
             name, content = named(suspect), ""
@@ -169,7 +169,7 @@ def judge_all(
                     f"expected answers from {name}, got {type(error).__name__} ({brief(error)}): ask it alone."
                 )
                 outcome = Outcome(suspect=name, content=content, error=wrapped)
-            with lock:
+            with lock, _writing(out):
                 writer.writerow({**outcome.row(), "campaign": campaign})
                 file.flush()
             return outcome
@@ -195,6 +195,14 @@ def judge_all(
 
 
 @contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise unwritten(out, error, "choose another --out") from error
+
+
+@contextmanager
 def _opened(out: Path, campaign: str) -> Iterator[tuple[dict[str, dict[str, str]], TextIO]]:
     """What an earlier run has finished, and its file, open at the end of its last whole line; for one run alone."""
     make_place(out, "--out")
@@ -202,7 +210,8 @@ def _opened(out: Path, campaign: str) -> Iterator[tuple[dict[str, dict[str, str]
         try:
             stack.enter_context(FileLock(out.with_name(f".{out.name}.lock"), timeout=0))
             done = finished(out, campaign)
-            file = stack.enter_context(out.open("a", newline="", encoding="utf-8"))
+            file = out.open("a", newline="", encoding="utf-8")
+            stack.callback(_close, file)
             file.truncate(len(_whole_lines(out.read_bytes())))
             file.seek(0, SEEK_END)
         except Timeout as error:
@@ -210,10 +219,13 @@ def _opened(out: Path, campaign: str) -> Iterator[tuple[dict[str, dict[str, str]
                 f"expected {str(out)!r} alone, got it in use by another run: choose another --out."
             ) from error
         except OSError as error:
-            raise StorageError(
-                f"expected to write {str(out)!r}, got {error.strerror!r}: choose another --out."
-            ) from error
+            raise unwritten(out, error, "choose another --out") from error
         yield done, file
+
+
+def _close(file: TextIO) -> None:
+    with suppress(OSError):  # of a full disk, which was said when it was written to
+        file.close()
 
 
 def _once(suspects: Iterator[str]) -> Iterator[str]:

@@ -101,9 +101,6 @@ def bench(
     from metav.schemes.base import check_queries
     from metav.storage import make_folder
 
-    for name, values in (("queries", queries), ("models", models), ("left-out", left_out)):
-        if values == []:
-            raise UsageError(f"expected one or more values after --{name}, got none: name some, or leave it out.")
     names = ["metav"] if scheme is None else scheme
     schemes.check(names)
     numbers = list(dict.fromkeys(queries or [100]))

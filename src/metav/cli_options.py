@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from metav.scenarios import Scenario
     from metav.zoo import Zoo as ZooFolder
 
+MOST = 1_000_000  # of anything that is counted
+
 command_words: list[str] = []  # of this run, for the results
 
 
 def _several(help_: str, name: str | None = None) -> Parameter:
     """An option that takes one or more values."""
-    return Parameter(name=name, consume_multiple=True, negative="", help=help_)
+    return Parameter(name=name, consume_multiple=1, negative="", help=help_)
 
 
 ScenarioName = Annotated[str, Parameter(help="warfarin, skin, fashion, or your own: package.module:task.")]
@@ -167,12 +169,14 @@ def command_line() -> str:
 
 
 def at_least_one(name: str, value: int) -> None:
-    """Refuse a value below 1 for the option `name`."""
-    if value < 1:
-        raise UsageError(f"expected --{name} of at least 1, got {value}: give a larger number.")
+    """Refuse a value below 1 for the option `name`, or one that nobody means."""
+    if not 1 <= value <= MOST:
+        raise UsageError(f"expected --{name} from 1 to {MOST}, got {value}: give another number.")
 
 
 def a_file(out: Path, example: str, option: str = "--out") -> None:
-    """Refuse a folder where a file is to be written."""
+    """Refuse a folder where a file is to be written, and what is no file, such as a device."""
     if out.is_dir():
         raise UsageError(f"expected a file for {option}, got the folder {str(out)!r}: add a name, e.g. {example}.")
+    if out.exists() and not out.is_file():
+        raise UsageError(f"expected a file for {option}, got {str(out)!r}, which is none: take a name, e.g. {example}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -94,6 +95,12 @@ def _probe(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def unwritten(path: Path, error: OSError, otherwise: str) -> StorageError:
+    """The error for a file that could not be written: a full disk wants room, others what `otherwise` says."""
+    step = "make room, and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else otherwise
+    return StorageError(f"expected to write {str(path)!r}, got {str(error.strerror or error)!r}: {step}.")
+
+
 def _temporary(path: Path) -> Path:
     """Where a file is written before it is whole."""
     return path.with_name(f".{path.name}.{os.getpid()}")
@@ -118,9 +125,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(
-            f"expected to write {str(path)!r}, got {error.strerror!r}: choose a folder you may write to."
-        ) from error
+        raise unwritten(path, error, "choose a folder you may write to") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

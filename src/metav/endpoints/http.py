@@ -207,16 +207,18 @@ def split(url: str) -> SplitResult:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, a number or a date."""
+    """Seconds that a Retry-After header asks for, a number or a date; None where it asks for no wait."""
     if retry_after is None:
         return None
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(retry_after))
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        date = parsedate_to_datetime(retry_after)
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        return max(0.0, (date - datetime.now(UTC)).total_seconds())
-    return None
+    seconds = 0.0
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            date = parsedate_to_datetime(retry_after)
+            date = date if date.tzinfo else date.replace(tzinfo=UTC)
+            seconds = (date - datetime.now(UTC)).total_seconds()
+    return seconds if seconds > 0 else None
 
 
 def secrets(headers: Sequence[str]) -> dict[str, str]:

@@ -66,13 +66,15 @@ class JsonApi(Endpoint):
 
     def _ask(self, mark: str, values: Tensor) -> Tensor:
         found = self.server.post(_filled(self.request, mark, values.tolist()))
+        there: Any = None
         try:
-            numbers = self._numbers(self.answer.search(found))
-            return torch.from_numpy(np.array(numbers, dtype=np.float64))  # null is NaN
+            there = self.answer.search(found)
+            return torch.from_numpy(np.array(self._numbers(there), dtype=np.float64))  # null is NaN
         except (JMESPathError, TypeError, ValueError, KeyError, ArithmeticError) as error:
-            raise self.server.misunderstood(
-                f"numbers at {self.answer.expression!r}", found, "set --answer to where they are"
-            ) from error
+            step = "set --answer to where they are"
+            if isinstance(there, list) and there:
+                step = "have them written as numbers, as many for each query, and labels as numbers from 0 on"
+            raise self.server.misunderstood(f"numbers at {self.answer.expression!r}", found, step) from error
 
     def _numbers(self, found: Any) -> Any:
         """Numbers as they are; of a table's rows, as some servers of pandas give them, the values in their order.
