@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-METAV = [sys.executable, "-m", "metav.cli"]
+METAV = [sys.executable, "-m", "metav"]
 
 
 def tree(root: int) -> set[int]:

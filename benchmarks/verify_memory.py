@@ -56,7 +56,7 @@ def main() -> None:
         prepare(folder, options.suspects)
         out = folder / "verdicts.csv"
         many = ["--suspects", str(folder / "list.csv"), "--out", str(out), "--jobs", str(options.jobs)]
-        command = [sys.executable, "-m", "metav.cli", "verify", str(folder / "fp.safetensors"), *many]
+        command = [sys.executable, "-m", "metav", "verify", str(folder / "fp.safetensors"), *many]
         start, mark, peak = time.perf_counter(), 100, 0.0
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None:

@@ -58,7 +58,7 @@ def command(tmp_path: Path):
     def run(*arguments: str, code: int = 0) -> str:
         environment = {**os.environ, "METAV_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, "-m", "metav.cli", *arguments],
+            [sys.executable, "-m", "metav", *arguments],
             cwd=tmp_path,
             env={**environment, "PYTHONPATH": str(EXAMPLES)},
             capture_output=True,

@@ -157,7 +157,7 @@ def test_ctrl_c_is_said_and_exits_with_130(file, tmp_path):
         command = ["verify", file, f"{server.url}/v2/models/m", "--batch", "1"]
         heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs in a shell's background ignore it
         run = subprocess.Popen(
-            [sys.executable, "-m", "metav.cli", *command], stderr=subprocess.PIPE, text=True, preexec_fn=heeds
+            [sys.executable, "-m", "metav", *command], stderr=subprocess.PIPE, text=True, preexec_fn=heeds
         )
         while not server.delivered and run.poll() is None:
             time.sleep(0.05)
@@ -270,7 +270,7 @@ def test_no_verdict_is_lost_to_a_letter_that_a_terminal_lacks(file, tmp_path):
     ledger = str(tmp_path / "bé.jsonl")
     with serving(tiny.tables().target) as server:
         assert main(["verify", file, f"{server.url}/v2/models/é", "--ledger", ledger]) == 10
-    command = [sys.executable, "-m", "metav.cli", "verify", file, "--ledger", ledger]
+    command = [sys.executable, "-m", "metav", "verify", file, "--ledger", ledger]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 10

@@ -41,7 +41,7 @@ def kept(home):
 def test_a_killed_bench_goes_on_where_it_was(smoke_zoo, tmp_path, monkeypatch):
     home, out = tmp_path / "home", tmp_path / "out"
     monkeypatch.setenv("METAV_HOME", str(home))
-    process = subprocess.Popen([sys.executable, "-m", "metav.cli", *command(smoke_zoo, out)], env=dict(os.environ))
+    process = subprocess.Popen([sys.executable, "-m", "metav", *command(smoke_zoo, out)], env=dict(os.environ))
     until = time.monotonic() + 60
     while not kept(home) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)

@@ -371,9 +371,22 @@ def test_help_imports_nothing_heavy():
     assert "bench" in done.stdout
 
 
+def test_who_stops_it_while_its_code_is_read_is_told_so_in_one_sentence(tmp_path):
+    (tmp_path / "cyclopts.py").write_text("raise KeyboardInterrupt")
+    done = subprocess.run(
+        [sys.executable, "-m", "metav", "inspect", "fp.safetensors"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert done.returncode == 130
+    assert done.stderr == "metav: interrupted before it began: run the same command again.\n"
+
+
 def test_colours_are_left_out_where_they_are_not_wanted():
     done = subprocess.run(
-        [sys.executable, "-m", "metav.cli", "inspect", "/none"],
+        [sys.executable, "-m", "metav", "inspect", "/none"],
         capture_output=True,
         text=True,
         env={**os.environ, "NO_COLOR": "1"},

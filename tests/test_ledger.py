@@ -215,7 +215,7 @@ def test_killed_again_and_again_a_campaign_loses_nothing_that_it_was_given(made,
         return target(x)
 
     with serving(slow) as server:
-        command = [sys.executable, "-m", "metav.cli", "verify", str(tmp_path / "fp.safetensors")]
+        command = [sys.executable, "-m", "metav", "verify", str(tmp_path / "fp.safetensors")]
         command += [f"{server.url}/v2/models/m", "--ledger", str(tmp_path / "ledger.jsonl"), "--batch", "1"]
         while True:
             run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -303,7 +303,3 @@ def _wrong_usage(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         return f"expected no more words, got {' '.join(map(repr, error.unused_tokens or ()))}: see {command} --help."
     return f"{' '.join(str(error).split())} See {command} --help."
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
