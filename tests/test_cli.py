@@ -145,6 +145,17 @@ def test_a_fingerprint_that_misses_its_own_target_says_so(smoke_zoo, tmp_path, c
         (["verify", "a", "b", "c"], "expected no more words, got 'c': see metav verify --help."),
         (["bench", "warfarin", "--repeat", "3"], "See metav bench --help."),
         (["nothing"], "See metav --help."),
+        (
+            ["bench", "warfarin", "--repeats", "2.5"],
+            "expected a whole number for --repeats, got '2.5': see metav",
+        ),
+        (
+            ["bench", "warfarin", "--queries", "10", "1e2"],
+            "expected a whole number for --queries, got '1e2': see",
+        ),
+        (["verify", "f", "a", "--classes", "1", "0.2"], "expected a whole number for --classes, got '0.2': see metav"),
+        (["verify", "f", "a", "--batch", "nan"], "expected a whole number for --batch, got 'nan': see metav verify"),
+        (["verify", "f", "a", "--rate", "fast"], "expected a number for --rate, got 'fast': see metav verify --help."),
         (["zoo", "build", "warfarin", "--zoo", ""], "expected a value after --zoo, got an empty one: give one, or"),
         (["bench", "warfarin", "--out="], "expected a value after --out, got an empty one: give one, or leave it out."),
         (["bench", ""], "expected a value after bench, got an empty one"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from metav.errors import UsageError
 
@@ -15,6 +16,13 @@ LONGEST = 1e6  # seconds until a request is given up
 LARGEST = 1_000_000  # queries at a time
 FLOAT32 = 3.4e38  # the largest value of an input, about
 _SEVERAL = Parameter(negative="", consume_multiple=1)
+
+
+def _whole(_: object, tokens: Sequence[Token]) -> int:
+    return int(tokens[0].value)
+
+
+WholeNumber = Annotated[int, Parameter(converter=_whole)]  # of an option: the parser alone would round 2.5
 
 
 @Parameter(name="*")
@@ -48,15 +56,15 @@ class Access:
         Inputs as (height, width, channels).
     """
 
-    batch: int = 0
-    attempts: int = 6
+    batch: WholeNumber = 0
+    attempts: WholeNumber = 6
     rate: float = 0.0
     timeout: float = 30.0
     header: Annotated[tuple[str, ...], _SEVERAL] = ()
     request: str = ""
     answer: str = ""
     output: str = ""
-    classes: Annotated[tuple[int, ...], _SEVERAL] = ()
+    classes: Annotated[tuple[WholeNumber, ...], _SEVERAL] = ()
     box: Annotated[tuple[float, float] | None, _SEVERAL] = None
     channels_last: Annotated[bool, Parameter(negative="")] = False
 

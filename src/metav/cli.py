@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
+from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, UnusedCliTokensError
 from rich.table import Table
 
 import metav
@@ -300,6 +300,9 @@ def _wrong_usage(error: CycloptsError) -> str:
         name = error.argument.name
         positional = error.argument.field_info.is_positional
         return f"expected {name.strip('-').upper() if positional else f'{name} VALUE'}, got none: see {command} --help."
+    if isinstance(error, CoercionError) and error.token is not None and error.target_type in (int, float):
+        wanted = "a whole number" if error.target_type is int else "a number"
+        return f"expected {wanted} for {error.token.keyword}, got {error.token.value!r}: see {command} --help."
     if isinstance(error, UnusedCliTokensError):
         return f"expected no more words, got {' '.join(map(repr, error.unused_tokens or ()))}: see {command} --help."
     return f"{' '.join(str(error).split())} See {command} --help."

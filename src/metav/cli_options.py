@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from metav.access import WholeNumber
 from metav.console import output, progress_bar
 from metav.errors import UsageError
 
@@ -49,14 +50,14 @@ ProfileName = Annotated[
         help="Size: smoke (seconds, for trying out), cpu (all suspects, on two cores), paper (the paper's sizes)."
     ),
 ]
-Repeats = Annotated[int, Parameter(help="Repetitions, each with another split of the zoo.")]
-Queries = Annotated[int, Parameter(help="N, the queries of a fingerprint.")]
+Repeats = Annotated[WholeNumber, Parameter(help="Repetitions, each with another split of the zoo.")]
+Queries = Annotated[WholeNumber, Parameter(help="N, the queries of a fingerprint.")]
 Sweep = Annotated[
-    list[int] | None,
+    list[WholeNumber] | None,
     _several("N, the queries of a fingerprint, one or several numbers (100 without)."),
 ]
 Models = Annotated[
-    list[int] | None,
+    list[WholeNumber] | None,
     _several("One or more numbers of suspects a side to construct from; by default half of the zoo."),
 ]
 Snapshots = Annotated[
@@ -88,7 +89,7 @@ Again = Annotated[
 Cohort = Annotated[
     bool, Parameter(negative="", help="With the matched-teacher cohort, for schemes that need it (scheme cohort).")
 ]
-Seed = Annotated[int, Parameter(help="Seed of the construction.")]
+Seed = Annotated[WholeNumber, Parameter(help="Seed of the construction.")]
 Results = Annotated[
     Path | None,
     Parameter(
@@ -109,7 +110,7 @@ Listing = Annotated[
     Parameter(help="A JSON file for the table; a PNG beside it shows samples of generators, else the quality."),
 ]
 Archive = Annotated[Path, Parameter(help="The archive, a tar file.")]
-Jobs = Annotated[int, Parameter(help="Processes.")]
+Jobs = Annotated[WholeNumber, Parameter(help="Processes.")]
 
 
 @Parameter(name="*")

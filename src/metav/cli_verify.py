@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from metav.access import ACCESS, Access
+from metav.access import ACCESS, Access, WholeNumber
 from metav.cli_options import File, a_file, at_least_one
 from metav.console import complain, output, progress_bar
 from metav.errors import UsageError
@@ -47,7 +47,7 @@ Verdicts = Annotated[
         help="With --suspects, the CSV file of the verdicts, by default verdicts.csv; those in it are not redone."
     ),
 ]
-Threads = Annotated[int, Parameter(help="With --suspects, how many are asked at once.")]
+Threads = Annotated[WholeNumber, Parameter(help="With --suspects, how many are asked at once.")]
 
 
 def verify(
