@@ -62,6 +62,19 @@ def test_words_of_a_file_are_no_answers(tmp_path):
         endpoint.query(torch.rand(2, 6))
 
 
+def test_a_single_number_for_all_queries_is_no_answer_to_each(tmp_path):
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", [None, 6]), ("y", []))
+    ]
+    node = onnx.helper.make_node("ReduceMean", ["x"], ["y"], keepdims=0)
+    made = onnx.helper.make_graph([node], "g", values[:1], values[1:])
+    model = onnx.helper.make_model(made, ir_version=9, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(EndpointError, match=r"got arrays of shape \(\): choose another --output, or export"):
+        connect(str(tmp_path / "m.onnx"), tiny.TABLES).query(torch.rand(2, 6))
+
+
 @pytest.mark.parametrize("name", ["m.onnx.data", 120 * "w" + "/" + 60 * "w"])
 def test_what_a_file_is_asked_for_is_known_by_its_weights_too(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)

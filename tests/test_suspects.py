@@ -149,10 +149,29 @@ def test_a_model_of_one_layer_is_tuned_and_retrained_whole():
     assert not torch.equal(drawn.weight, alone.weight)
 
 
-def test_of_few_filters_one_goes_at_least_and_those_in_groups_are_refused():
+def test_of_few_filters_one_goes_at_least():
     with seeded(0):
-        few, grouped = nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 4, 3, groups=2)
+        few = nn.Conv2d(1, 4, 3)
     pruned = FilterPruning(ratio=0.125).draft(nn.Sequential(few), fresh).model
     assert int((pruned[0].weight.flatten(1) == 0).all(1).sum()) == 1
-    with pytest.raises(UsageError, match="got groups of them"):
-        FilterPruning(ratio=0.5).draft(nn.Sequential(grouped), fresh)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_pruned_filters_are_channels_of_the_answer_in_groups_too(kind, groups):
+    with seeded(0):
+        layer, x = kind(4, 6, 3, groups=groups), torch.randn(2, 4, 5, 5)
+    pruned = FilterPruning(ratio=0.5).draft(nn.Sequential(layer), fresh).model
+    gone = (pruned(x) == 0).all(3).all(2).all(0)
+    assert torch.equal(pruned(x)[:, ~gone], layer(x)[:, ~gone])
+    slopes = [torch.autograd.grad(layer(x)[:, each].sum(), layer.weight)[0] for each in range(6)]  # of its own weights
+    sizes = torch.stack([layer.weight[slope != 0].abs().sum() for slope in slopes])
+    assert gone.nonzero().flatten().tolist() == sizes.argsort()[:3].sort().values.tolist()
+
+
+def test_of_a_small_matrix_one_weight_stays():
+    with seeded(0):
+        model = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 1))
+    pruned = WeightPruning(ratio=0.9).draft(model, fresh).model
+    assert [int((layer.weight != 0).sum()) for layer in pruned] == [1, 1]
+    assert pruned[0].weight.abs().max() == model[0].weight.abs().max()

@@ -151,6 +151,22 @@ def test_modules_that_are_more_than_their_tensors_are_refused():
         task(target=WithState(3, 2))
 
 
+class Bare(nn.Module):
+    """A model whose only weights have names of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slopes = nn.Parameter(torch.ones(3, 2))
+
+    def forward(self, x):
+        return x @ self.slopes
+
+
+def test_a_target_without_layers_is_refused_with_what_to_do():
+    with pytest.raises(UsageError, match=r"a module that owns a parameter named weight.* got none: build it from"):
+        task(target=Bare())
+
+
 def test_a_task_without_teachers_says_so(tmp_path, capsys, monkeypatch):
     with pytest.raises(UsageError, match="expected a target whose layers all have reset_parameters for teachers"):
         task(target=Fixed(), teachers=12)

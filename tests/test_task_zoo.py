@@ -110,6 +110,17 @@ class Bare(nn.Module):
         return self.net(x * self.scale)
 
 
+class Last(nn.Module):
+    """A last layer that nothing draws anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(2))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
 def test_a_target_whose_weights_cannot_be_drawn_anew_is_said_to_lack_its_twins():
     constant = task(target=Constant(), architectures={"wide": partial(network, 16)}).scenario()
     assert "Independent same" in {suspect.family for suspect in constant.suspects}
@@ -118,6 +129,33 @@ def test_a_target_whose_weights_cannot_be_drawn_anew_is_said_to_lack_its_twins()
     bare = task(target=Bare(), architectures={"wide": partial(network, 16)}).scenario()
     assert "Independent same" not in {suspect.family for suspect in bare.suspects}
     assert bare.data.endswith("no new models of the target's architecture, as Bare has no reset_parameters")
+
+
+def test_a_target_is_retrained_where_its_last_layer_can_be_drawn_anew():
+    for target, rows in ((nn.Sequential(network(), nn.ReLU(), Last()), set()), (network(), {"RTLL", "RTAL"})):
+        suspects = task(target=target, architectures={"wide": partial(network, 16)}).scenario().suspects
+        assert {each.family for each in suspects if each.family.startswith("RT")} == rows
+
+
+def test_a_cohort_of_one_layer_holds_no_theft_twice():
+    found = task(target=nn.Linear(3, 2), teachers=3).scenario().cohort
+    assert found is not None
+    assert [kind for kind in found.kinds if kind[2:] in ("LL", "AL")] == ["FTAL", "RTAL"]
+
+
+def orthogonal() -> nn.Module:
+    made = nn.Sequential(nn.Linear(3, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 2))
+    nn.init.orthogonal_(made[2].weight)
+    return made
+
+
+def test_a_task_is_the_same_on_any_number_of_threads():
+    methods = set()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        methods.add(task(architectures={"orthogonal": orthogonal}).scenario().method)
+    torch.set_num_threads(1)
+    assert len(methods) == 1
 
 
 def test_a_setting_of_a_module_that_is_no_weight_makes_another_zoo():

@@ -82,7 +82,8 @@ def draw(folder: Path, rows: Sequence[dict[str, Any]], scores: pd.DataFrame) -> 
 def _drawn_before(folder: Path, scenario: str) -> set[str]:
     """Names of the figures of an earlier report in a folder."""
     file, name = folder / NAME, re.escape(slug(scenario))
-    return set(re.findall(rf"\]\(({name}-[a-z0-9.-]*)\.svg\)", file.read_text()) if file.exists() else ())
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    return set(re.findall(rf"\]\(({name}-[a-z0-9.-]*)\.svg\)", before))
 
 
 def write_tracebacks(folder: Path, failures: Sequence[Failure]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -94,13 +94,20 @@ class Zoo(ZooFiles):
         rows = self.scenario.rows(settings.pop("data"))
         return (type(lineage.step).__name__, lineage.architecture, rows, *settings.values())
 
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Parameters of each architecture that was asked about."""
+        return {}
+
     def _cost(self, group: Sequence[str]) -> float:
         """Roughly how long a group takes, to start the longest first."""
         lineage = self.scenario.lineage(group[0])
         training = lineage.training
         if training is None:
             return 0.0
-        with torch.device("meta"):  # no weights are drawn
-            model = self.scenario.constructor(lineage.architecture)()
-        size = sum(parameter.numel() for parameter in model.parameters())
+        if lineage.architecture not in self._sizes:
+            with torch.device("meta"):  # no weights are drawn, but those of a task's models
+                model = self.scenario.constructor(lineage.architecture)()
+            self._sizes[lineage.architecture] = sum(parameter.numel() for parameter in model.parameters())
+        size = self._sizes[lineage.architecture]
         return float(len(group) * size * training.epochs * self.scenario.rows(training.data))

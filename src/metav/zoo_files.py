@@ -196,8 +196,9 @@ class ZooFiles:
                 f"expected a zoo in {str(self.folder)!r}, got none: run {self.command} first."
             ) from error
         except (OSError, ValueError) as error:
+            step = "build in another folder" if archive is None else "export the zoo again"
             raise IntegrityError(
-                f"expected the settings of a zoo in {str(path)!r}, got {error}: build in another folder."
+                f"expected the settings of a zoo in {str(archive or path)!r}, got {error}: {step}."
             ) from error
         for name, value in self.settings.items():
             if found.get(name) != value:

@@ -79,7 +79,15 @@ class OnnxFile(Endpoint):
                 f"expected answers from {str(self.path)!r}, whose inputs are of shape {self._shown()}, got an error to "
                 f"queries of shape {tuple(batch.shape[1:])} ({brief(error)}): compare the two."
             ) from error
-        answers = torch.cat([self._numbers(part[0]) for part in parts])
+        found = [self._numbers(part[0]) for part in parts]
+        if any(each.ndim == 0 for each in found) or len({each.shape[1:] for each in found}) > 1:
+            shapes = ", ".join(str(tuple(each.shape)) for each in found[:3])
+            raise EndpointError(
+                f"expected an answer to each query, of one shape, from output {self._output!r} of {str(self.path)!r}, "
+                f"got arrays of shape {shapes}: choose another --output, or export the suspect with the batch as the "
+                "first axis."
+            )
+        answers = torch.cat(found)
         return answers[: len(batch)] if len(answers) == len(whole) else answers  # more or fewer are not hidden
 
     def _shown(self) -> str:

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from metav.engine import one_thread
 from metav.errors import MetavError, UsageError, described, unknown
 from metav.scenarios import fashion, skin, warfarin
 from metav.scenarios.base import PROFILES, Merit, Profile, Scenario, Suspect
@@ -52,7 +53,8 @@ def load(name: str, profile: str = "cpu") -> Scenario:
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
     if (name, profile) not in _loaded:
-        found = (SCENARIOS.get(name) or _task(name).scenario)(profile)
+        with one_thread():  # as in the processes that train: what a task's module computes is the same in all
+            found = (SCENARIOS.get(name) or _task(name).scenario)(profile)
         _loaded[name, profile] = replace(found, called=name)
     return _loaded[name, profile]
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from metav import adversarial, training
 from metav.adversarial import PENALTY, RECIPE, Gan
-from metav.engine import seeded
+from metav.engine import one_thread, seeded
 from metav.errors import UsageError
 from metav.scenarios import task_cohort
 from metav.scenarios.base import CohortPlan, Merit, Profile, Scenario, Suspect, stolen, thin
@@ -167,7 +167,7 @@ class Task:
         suspects = tuple(self._suspects(smoke))
         with seeded(0):  # of a discriminator
             models = {"target": self._wrapped(self.target), **{n: self._ready(n, m) for n, m in self.negatives.items()}}
-        with seeded(0):
+        with seeded(0), one_thread():  # an orthogonal start, say, has other bits on several
             made = {name: make() for name, make in self.architectures.items()}
         unresettable = first_unresettable(self.target)
         usable = kind == "regression" or (kind == "probabilities" and self.logits)
@@ -236,7 +236,7 @@ class Task:
             makers[SAME] = self._anew
         found: dict[str, frozenset[str]] = {}
         for name, make in makers.items():
-            with seeded(0):
+            with seeded(0), one_thread():
                 model = make()
             key = f"{model}{digest(held(model), {})}"
             found[key] = found.get(key, frozenset()) | {name}
@@ -260,8 +260,7 @@ class Task:
 
     def _thefts(self, tuned: str, study: str) -> Iterator[tuple[str, str]]:
         """Family, links after the target."""
-        one = last_layers(self.target, 1) == all_names(self.target)  # layer: it is the last, and all
-        for row in ("FTAL", "RTAL") if one else ("FTLL", "FTAL", "RTLL", "RTAL"):
+        for row in self._tunings:
             for seed in (1, 2):
                 yield row, f"{row.lower()}(public,{tuned},seed={seed})"
         for ratio in WP_RATIOS:
@@ -274,6 +273,14 @@ class Task:
             for seed in range(1, self.students + 1):
                 yield f"Distillation {name}", f"distill(public,{study},seed={seed},student={name})"
 
+    @cached_property
+    def _tunings(self) -> list[str]:
+        """Rows of Table 3 that train the target further: of one layer, the last and all are the same."""
+        one = last_layers(self.target, 1) == all_names(self.target)
+        rows = ["FTAL", "RTAL"] if one else ["FTLL", "FTAL", "RTLL", "RTAL"]
+        anew = isinstance(layers(self.target)[-1][1], Resettable)
+        return rows if anew else [row for row in rows if row.startswith("FT")]
+
     def _settings(self, smoke: bool) -> tuple[str, str]:
         """Of fine-tuning, and of a training from scratch."""
         tuned = f"{1 if smoke else self.tuning}ep,lr={self.tuning_lr},batch={self.batch}"
@@ -284,6 +291,7 @@ class Task:
         return task_cohort.plan(
             f"{SAME}(own,{study},seed=0)",
             min(self.teachers, 3) if smoke else self.teachers,
+            tunings=[row for row in self._tunings if row != "FTLL"],
             tuned=tuned,
             study=study,
             students=self._listed[: 1 if smoke else None],

@@ -21,7 +21,7 @@ from metav.scenarios.base import BUILT_IN
 from metav.scenarios.task_models import SAME, answered, answers_with_logits, first_unresettable
 from metav.scorers.cohort import LEAST_TEACHERS
 from metav.spec import Spec
-from metav.suspects.base import computed_weights
+from metav.suspects.base import computed_weights, layers
 from metav.training import Part
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ def check_settings(task: Task) -> None:
     for setting, kind in kinds.items():
         check_kind(setting, getattr(task, setting), kind)
     check_plain("the target", task.target)
+    if not layers(task.target):
+        raise UsageError(
+            "expected a target with a module that owns a parameter named weight, as thefts prune and retrain these, "
+            "got none: build it from layers such as torch.nn.Linear."
+        )
     for setting in ("fit", "quality"):
         if not (getattr(task, setting) is None or callable(getattr(task, setting))):
             raise UsageError(

@@ -31,7 +31,14 @@ def filter_ratio(target: nn.Module, taken: Sequence[float]) -> float | None:
 
 
 def plan(
-    teacher: str, teachers: int, *, tuned: str, study: str, students: list[str], filters: float | None
+    teacher: str,
+    teachers: int,
+    *,
+    tunings: Sequence[str],
+    tuned: str,
+    study: str,
+    students: Sequence[str],
+    filters: float | None,
 ) -> CohortPlan:
     """The cohort around a target.
 
@@ -43,6 +50,8 @@ def plan(
         Lineage of a teacher, from any seed.
     teachers
         M.
+    tunings
+        Rows of Table 3 that train a model further: FTAL, RTLL, RTAL.
     tuned, study
         Settings of fine-tuning and of a training from scratch, both on public data, without a seed.
     students
@@ -54,9 +63,7 @@ def plan(
     kinds = {
         "as it is": "",
         **{f"WP {ratio}": f"wp({ratio})" for ratio in (0.4, 0.6, 0.8)},
-        "FTAL": f"ftal(public,{tuned},{seed})",
-        "RTLL": f"rtll(public,{tuned},{seed})",
-        "RTAL": f"rtal(public,{tuned},{seed})",
+        **{row: f"{row.lower()}(public,{tuned},{seed})" for row in tunings},
         **{f"student {name}": f"distill(public,{study},{seed},student={name})" for name in students},
         f"extraction {students[-1]}": f"extract(public,{study},{seed},student={students[-1]})",
     }

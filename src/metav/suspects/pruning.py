@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from metav.errors import UsageError
@@ -16,8 +17,8 @@ from metav.suspects.base import Draft, Fresh, layers, matrices
 class WeightPruning:
     """Set the `ratio` weights of smallest magnitude to zero (MetaV, section 3.3).
 
-    With `scope` "layer" the ratio holds in each matrix of weights, with "global" over all together. Biases stay. As a
-    lineage: `wp(0.3)` or `wp(0.3,global)`.
+    With `scope` "layer" the ratio holds in each matrix of weights, of which at least one weight stays; with "global"
+    over all together. Biases stay. As a lineage: `wp(0.3)` or `wp(0.3,global)`.
     """
 
     ratio: float
@@ -38,7 +39,8 @@ class WeightPruning:
             prune.global_unstructured(weights, prune.L1Unstructured, amount=self.ratio)
         else:
             for layer, name in weights:
-                prune.l1_unstructured(layer, name, self.ratio)
+                count = getattr(layer, name).numel()
+                prune.l1_unstructured(layer, name, min(round(self.ratio * count), count - 1))
         for layer, name in weights:
             prune.remove(layer, name)
         return Draft(model=model)
@@ -65,20 +67,23 @@ class FilterPruning:
         if not convolutions:
             raise UsageError("expected a model with convolutions for fp, got one without: use wp(ratio) instead.")
         for layer in convolutions:
-            transposed = bool(getattr(layer, "transposed", False))
             weight = layer.weight
             assert isinstance(weight, nn.Parameter)  # noqa: S101 (for the type checker: layers() saw it)
             weight.data = weight.data.contiguous()
-            filters = weight.data.transpose(0, 1) if transposed else weight.data
-            if transposed and getattr(layer, "groups", 1) != 1:
-                raise UsageError(
-                    "expected transposed convolutions that see all channels for fp, got groups of them: use wp(ratio)."
-                )
-            smallest = filters.abs().flatten(1).sum(1).argsort(stable=True)[: gone(self.ratio, len(filters))]
-            filters[smallest] = 0.0
+            filters = _filters(layer, weight.data)
+            sizes = filters.abs().flatten(2).sum(2).flatten()
+            smallest = sizes.argsort(stable=True)[: gone(self.ratio, len(sizes))]
+            filters[smallest // filters.shape[1], smallest % filters.shape[1]] = 0.0
             if isinstance(layer.bias, nn.Parameter):
                 layer.bias.data[smallest] = 0.0
         return Draft(model=model)
+
+
+def _filters(layer: nn.Module, weight: Tensor) -> Tensor:
+    """A view (groups, filters of a group, channels, ...) of a convolution's weight, which transposed ones turn."""
+    groups = int(getattr(layer, "groups", 1))
+    grouped: Tensor = weight.unflatten(0, (groups, -1))
+    return grouped.transpose(1, 2) if getattr(layer, "transposed", False) else grouped
 
 
 def filter_counts(model: nn.Module) -> list[int]:
@@ -87,7 +92,7 @@ def filter_counts(model: nn.Module) -> list[int]:
     for _, layer in layers(model):
         weight = layer.weight
         if hasattr(layer, "kernel_size") and isinstance(weight, nn.Parameter):
-            found.append(weight.shape[int(bool(getattr(layer, "transposed", False)))])
+            found.append(math.prod(_filters(layer, weight).shape[:2]))
     return found
 
 
