@@ -149,7 +149,7 @@ class Task:
                         f"expected a function that makes the architecture {name}, got a module: write lambda: "
                         f"{type(make).__name__}(...)."
                     )
-                check_answers(f"the architecture {name}", partial(self._made, make), self.test.x[:SOME], self.spec)
+                check_answers(f"the architecture {name}", partial(self._made, name), self.test.x[:SOME], self.spec)
                 made = check_new(name, make, self.target, self.test.x[:2])
                 check_learns(f"the architecture {name}", made, self.test.x[:2], self.batch)
                 if self.spec.output == "probabilities":
@@ -186,7 +186,7 @@ class Task:
             spec=self.spec,
             parts={name: part.few(SMOKE) for name, part in parts.items()} if smoke else parts,
             architectures={
-                **{name: partial(self._made, make) for name, make in self.architectures.items()},
+                **{name: partial(self._made, name) for name in self.architectures},
                 **{name: partial(deepcopy, model) for name, model in models.items()},
                 **anew,
             },
@@ -231,7 +231,7 @@ class Task:
     @cached_property
     def _drawn(self) -> Mapping[str, frozenset[str]]:
         """Names of the architectures whose new models from one seed are the same, by what says so."""
-        makers: dict[str, Callable[[], nn.Module]] = {n: partial(self._made, m) for n, m in self.architectures.items()}
+        makers: dict[str, Callable[[], nn.Module]] = {n: partial(self._made, n) for n in self.architectures}
         if not first_unresettable(self.target):
             makers[SAME] = self._anew
         found: dict[str, frozenset[str]] = {}
@@ -298,8 +298,15 @@ class Task:
             filters=task_cohort.filter_ratio(self.target, FP_RATIOS),
         )
 
-    def _wrapped(self, model: nn.Module) -> nn.Module:
-        if not isinstance(model, Gan) and changes_inputs(model, self.test.x[:2]):
+    @cached_property
+    def _changing(self) -> dict[str, bool]:
+        """Whether models of an architecture change their inputs in place, once one was asked."""
+        return {}
+
+    def _wrapped(self, model: nn.Module, architecture: str = "") -> nn.Module:
+        if not architecture or architecture not in self._changing:
+            self._changing[architecture] = not isinstance(model, Gan) and changes_inputs(model, self.test.x[:2])
+        if self._changing[architecture]:
             model = Copying(model)
         if self.spec.output == "probabilities":
             return Classifier(model, gives_logits=self.logits)
@@ -318,14 +325,14 @@ class Task:
             return Classifier(Copying(model) if changes_inputs(model, self.test.x[:2]) else model, gives_logits=logits)
         return self._wrapped(model)
 
-    def _made(self, make: Callable[[], nn.Module]) -> nn.Module:
+    def _made(self, architecture: str) -> nn.Module:
         with torch.device("cpu"):  # where a zoo reads shapes alone, others' constructors may want values
-            return self._wrapped(make())
+            return self._wrapped(self.architectures[architecture](), architecture)
 
     def _anew(self) -> nn.Module:
         """The target's architecture with new weights."""
         with torch.device("cpu"):  # as in `_made`
-            model = self._wrapped(deepcopy(self.target)).requires_grad_(True)
+            model = self._wrapped(deepcopy(self.target), SAME).requires_grad_(True)
             for module in with_weights(model):
                 if isinstance(module, Resettable):
                     module.reset_parameters()
