@@ -73,7 +73,7 @@ def test_options_that_the_paper_fixes_are_refused(capsys):
     assert main(["bench", "paper", "--only", "cars"]) == 2
     assert "got 'cars': choose one of them." in capsys.readouterr().err.replace("\n", " ")
     assert main(["bench", "paper", "--only"]) == 2
-    assert "expected a scenario or a part after --only, got none" in capsys.readouterr().err.replace("\n", " ")
+    assert "expected --only VALUE, got none: see metav bench --help." in capsys.readouterr().err.replace("\n", " ")
     assert main(["bench", "warfarin", "--only", "skin"]) == 2
     assert "expected --only beside paper alone" in capsys.readouterr().err.replace("\n", " ")
 

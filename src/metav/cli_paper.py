@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from metav.cli_options import Which, at_least_one, command_line, fill
 from metav.console import complain, output, progress_bar
-from metav.errors import UsageError
 
 if TYPE_CHECKING:
     from metav.zoo import Zoo
@@ -23,8 +22,6 @@ def bench_paper(only: list[str] | None, which: Which, out: Path | None, jobs: in
     from metav.storage import make_folder
 
     at_least_one("jobs", jobs)
-    if only == []:
-        raise UsageError("expected a scenario or a part after --only, got none: add one, or leave --only out for all.")
     parts = paper.plan(which.profile, paper.SCENARIOS if only is None else only)
     folder = make_folder(out or Path("metav-results") / f"paper-{which.profile}", "--out")
     zoos: dict[str, Zoo] = {}

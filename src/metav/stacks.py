@@ -20,17 +20,15 @@ AT_ONCE = 16_384  # answers, so that hidden values take little memory
 def together(models: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
     """One function that gives the answers (B, n, *output_shape) of B models to inputs (n, *input_shape)."""
     shapes = {(str(model), *(tuple(each.shape) for each in model.parameters())) for model in models}
-    in_turn = partial(_in_turn, list(models))
     if len(shapes) == 1 and stackable(models[0]):
-        return partial(_side_by_side, models[0], stack_parameters(models), in_turn)
-    return in_turn
+        return partial(_side_by_side, models[0], stack_parameters(models))
+    return partial(_in_turn, list(models))
 
 
-def _side_by_side(
-    template: nn.Module, weights: Mapping[str, Tensor], in_turn: Callable[[Tensor], Tensor], x: Tensor
-) -> Tensor:
-    if x.dim() != 2:  # of further axes, which a product of stacks would take for others
-        return in_turn(x)
+def _side_by_side(template: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    if x.dim() > 2:  # further axes are as further inputs to a perceptron
+        answers: Tensor = _side_by_side(template, weights, x.flatten(0, -2)).unflatten(1, x.shape[:-1])
+        return answers
     count = len(next(iter(weights.values())))
     few = max(1, AT_ONCE // count)
     return torch.cat([batched_mlp(template, weights, each.expand(count, *each.shape)) for each in x.split(few)], 1)
