@@ -14,7 +14,7 @@ BATCH, QUERY = "$batch", "$query"  # in a request: where all queries go, or a si
 SLOWEST, FASTEST = 1e-4, 1e6  # queries a second
 LONGEST = 1e6  # seconds until a request is given up
 LARGEST = 1_000_000  # queries at a time
-FLOAT32 = 3.4e38  # the largest value of an input, about
+FARTHEST = 1e30  # values of inputs: of float32, in other units too
 _SEVERAL = Parameter(negative="", consume_multiple=1)
 
 
@@ -84,9 +84,9 @@ class Access:
             )
         if sorted(self.classes) != list(range(len(self.classes))):
             raise UsageError(f"expected --classes with each place once, from 0 on, got {self.classes}: name all.")
-        if self.box is not None and not (len(self.box) == 2 and -FLOAT32 <= self.box[0] < self.box[1] <= FLOAT32):
+        if self.box is not None and not (len(self.box) == 2 and -FARTHEST <= self.box[0] < self.box[1] <= FARTHEST):
             raise UsageError(
-                f"expected --box LOW HIGH, of float32, with LOW below HIGH, got {self.box}: give other numbers."
+                f"expected --box LOW HIGH, within {FARTHEST:g}, with LOW below HIGH, got {self.box}: give others."
             )
 
     def remarks(self) -> tuple[str, ...]:
