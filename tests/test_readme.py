@@ -346,6 +346,19 @@ def test_the_activations_that_train_side_by_side_are_those_of_the_code():
     assert said[1] == ", ".join(f"`{each.__name__}`" for each in ACTIVATIONS)
 
 
+def test_what_skins_zoo_of_another_processor_holds_is_what_its_listing_says():
+    text = prose("docs/skin.md")
+    listed = [
+        pd.DataFrame(json.loads((ROOT / "results" / "zoo" / f"{name}.json").read_text())["models"])
+        for name in ("skin", "skin-epyc")
+    ]
+    assert f"weights for all {len(listed[0])} models" in text
+    assert (listed[0].set_index("lineage").digest != listed[1].set_index("lineage").digest).all()
+    assert f"after {listed[1].seconds.sum() / 120:.0f} minutes for two processes" in text
+    apart = (listed[0].groupby("family").accuracy.mean() - listed[1].groupby("family").accuracy.mean()).abs().max()
+    assert f"from those above by at most {apart:.3f}." in text
+
+
 def test_how_far_warfarins_suspects_agree_is_what_their_listing_says():
     listed = pd.DataFrame(json.loads((ROOT / "results" / "zoo" / "warfarin.json").read_text())["models"])
     means = listed.groupby("family").agreement.mean()
