@@ -268,6 +268,27 @@ def test_what_is_harder_is_what_the_committed_results_say():
     scores = pd.read_csv(ROOT / "results" / "skin-unseen-obfuscation-rebuilt" / "scores.csv")
     missed = scores[scores.positive & ~scores.derived].lineage.unique()
     assert all(re.match(r"target>fp\(0\.(25|[3-9])\d*\)>ftal\(", lineage) for lineage in missed)
+    rows = json.loads((ROOT / "results" / "skin-unseen-architecture" / "results.json").read_text())
+    same, other = sorted(rows, key=lambda row: row["left_out"])  # M, S
+    assert f"accuses {with_interval(same['false_accusations'], 1)} of {same['negatives']}: " in text
+    assert (
+        f"misses {same['missed']['mean']:.1f} of {same['positives']} thefts, and AUC is {with_interval(same['auc'])}"
+        in text
+    )
+    assert f"accuses nobody (AUC {other['auc']['mean']:.3f}), and misses {other['missed']['mean']:.1f} of" in text
+    assert other["false_accusations"]["mean"] == 0
+    scores = pd.read_csv(ROOT / "results" / "skin-unseen-architecture" / "scores.csv")
+    strange = scores[~scores.positive & (scores.left_out == "M")]
+    own, public, garments = (
+        strange[strange.lineage.str.contains(f"({data},", regex=False)].derived
+        for data in ("own", "public", "garments")
+    )
+    assert f": {own.sum()} of {len(own)} scores of independent ResNet-18s that learnt from the owner's images" in text
+    assert f"none of {len(public)} of those that learnt from public ones, and {garments.sum()} of" in text
+    assert f" of {len(garments)} of garments." in text
+    assert not public.any()
+    students = scores[(scores.left_out == "S") & (scores.family == "Distillation S")].derived
+    assert f"among them {(~students).sum()} of {len(students)} scores of SqueezeNet students" in text
     rows = json.loads((ROOT / "results" / "skin-api" / "results.json").read_text())
     found = {(row["scheme"].split("(")[0], row["view"]): f"{row['aruc']['mean']:.3f}" for row in rows}
     assert f"ARUC {found['metav', 'label']}, with all of the answer {found['metav', None]}" in text
