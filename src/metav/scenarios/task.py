@@ -304,9 +304,12 @@ class Task:
         return {}
 
     def _wrapped(self, model: nn.Module, architecture: str = "") -> nn.Module:
-        if not architecture or architecture not in self._changing:
-            self._changing[architecture] = not isinstance(model, Gan) and changes_inputs(model, self.test.x[:2])
-        if self._changing[architecture]:
+        changing = self._changing.get(architecture)
+        if changing is None:
+            changing = not isinstance(model, Gan) and changes_inputs(model, self.test.x[:2])
+            if architecture:  # others are asked one by one
+                self._changing[architecture] = changing
+        if changing:
             model = Copying(model)
         if self.spec.output == "probabilities":
             return Classifier(model, gives_logits=self.logits)
